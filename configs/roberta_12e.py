@@ -1,0 +1,8 @@
+"""The MLM encoder, 12 layers: `roberta-12e` in Table 1 of Soltan et al. 2023."""
+
+from configs.base import base
+from ml_collections import ConfigDict
+
+
+def get_config(size: str = "full") -> ConfigDict:
+    return base(size, encoder_layers={"full": 12, "mini": 4}, decoder_layers={"full": 0, "mini": 0})

@@ -1,0 +1,87 @@
+"""gin files, flags and macros, as T5X users expect them, with errors that say what to do.
+
+`--gin_file` repeats and later files win; `--gin.NAME=value` replaces a macro or a binding after the
+files; `--gin_search_paths` lists folders in which files are looked up. A name that nothing reads is
+an error: a typo must not train for weeks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+import gin
+
+from seqrecipes.errors import UserError
+
+_BINDING = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The gin flags, on a command's parser."""
+    parser.add_argument(
+        "--gin_file", action="append", default=[], metavar="FILE", help="repeats; later files win"
+    )
+    parser.add_argument(
+        "--gin_search_paths", default=".", metavar="DIR,DIR", help="where gin files are looked up"
+    )
+    parser.epilog = "--gin.NAME=value replaces a macro or binding, e.g. --gin.SIZE=\"'mini'\""
+
+
+def parse_flags(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """Flags, and the `--gin.NAME=value` bindings among them as `NAME = value`."""
+    flags, rest = parser.parse_known_args(argv)
+    bindings = []
+    for argument in rest:
+        if not (match := _BINDING.match(argument)):
+            parser.error(f"unrecognized argument: {argument}")
+        bindings.append(f"{match[1]} = {match[2]}")
+    return flags, bindings
+
+
+def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".") -> None:
+    """Reads files and bindings into gin's configuration; configurables must be imported before.
+
+    Raises:
+      UserError: a missing file, a syntax error, an unknown name, or one that nothing reads.
+    """
+    if not files:
+        raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
+    for path in search_paths.split(","):
+        gin.add_config_file_search_path(path)
+    for file in files:
+        try:
+            gin.parse_config_file(file)
+        except OSError as error:
+            raise UserError("--gin_file", file, f"cannot be read: {_first(error)}") from error
+        except (ValueError, SyntaxError, TypeError, ImportError) as error:
+            raise UserError("--gin_file", file, _first(error)) from error
+    for binding in bindings:
+        name, value = binding.split(" = ", 1)
+        try:
+            gin.parse_config(binding)
+        except (ValueError, SyntaxError, TypeError) as error:
+            hint = f"{_first(error)} (strings need quotes: --gin.{name}=\"'{value}'\")"
+            raise UserError(f"--gin.{name}", value, hint) from error
+    _check_all_read(gin.config_str(max_line_length=10_000))
+
+
+def _check_all_read(text: str) -> None:
+    """Refuses macros that no `%NAME` reads and scopes that no `@scope/...` opens."""
+    macros = set(re.findall(r"^([A-Za-z_]\w*) = ", text, re.MULTILINE))
+    read = set(re.findall(r"%([A-Za-z_]\w*)", text))
+    for name in sorted(macros - read):
+        raise UserError(f"--gin.{name}", name, f"nothing reads it; macros are {sorted(read)}")
+    opened = {"", *re.findall(r"@([\w/]+)/\w+", text)}
+    for scope, rest in re.findall(r"^([\w/]+)/(\w+\.\w+) = ", text, re.MULTILINE):
+        if scope not in opened:
+            raise UserError(
+                "gin", f"{scope}/{rest}", f"no @{scope}/... opens this scope; {sorted(opened)[1:]}"
+            )
+
+
+def _first(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

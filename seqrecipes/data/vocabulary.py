@@ -1,0 +1,264 @@
+"""The vocabulary: a SentencePiece model laid out for export, and how to train one.
+
+<s>, <pad>, </s> and <unk> are ids 0 to 3, as in XLM-R and its descendants; <mask> and [DOC] are
+the last two. All six are control pieces: literal "<mask>" in a text is tokenised like any other
+characters and never becomes the special id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import sentencepiece
+import seqio
+from sentencepiece import sentencepiece_model_pb2
+
+from seqrecipes.data.corpora import Corpus
+from seqrecipes.data.objectives import Specials
+from seqrecipes.data.order import language_shares
+from seqrecipes.errors import UserError
+
+MODEL_NAME = "spm.model"
+TRAIN_COMMAND = "python -m seqrecipes.train_vocabulary --corpus=sample --size=2000 --output=DIR"
+_SPECIAL_PIECES = ["<s>", "<pad>", "</s>", "<unk>"]
+_LAST_PIECES = ["<mask>", "[DOC]"]
+_MAX_SENTENCE_BYTES = 4000
+_NUM_THREADS = 2  # results depend on it, so it is not taken from the machine
+
+
+class Vocabulary(seqio.SentencePieceVocabulary):
+    """A SentencePiece vocabulary in the layout above.
+
+    Args:
+      path: the model file, or a function without arguments that returns its path. The file is
+        read when first needed, so that a vocabulary may be named before it is configured.
+
+    Raises:
+      UserError: at first use, if the file is missing or not such a model.
+    """
+
+    def __init__(self, path: str | Callable[[], str]):
+        super().__init__("")
+        self._path = path
+
+    @property
+    def sentencepiece_model_file(self) -> str:
+        """The path of the model file."""
+        return self._path() if callable(self._path) else os.fspath(self._path)
+
+    @property
+    def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
+        """The SentencePiece processor."""
+        return _load(self.sentencepiece_model_file)[0]
+
+    @property
+    def sp_model(self) -> bytes:
+        """The serialised model."""
+        return _load(self.sentencepiece_model_file)[1]
+
+    def load_model(self) -> None:
+        """Reads and checks the file now."""
+        _load(self.sentencepiece_model_file)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of <pad>."""
+        return self.tokenizer.pad_id()
+
+    @property
+    def mask_id(self) -> int:
+        """Id of <mask>."""
+        return self.size - 2
+
+    @property
+    def doc_id(self) -> int:
+        """Id of [DOC]."""
+        return self.size - 1
+
+    @property
+    def size(self) -> int:
+        """Number of ids, special ones included."""
+        return self.tokenizer.GetPieceSize()
+
+    @property
+    def checksum(self) -> str:
+        """sha256 of the model file, in hexadecimal."""
+        return hashlib.sha256(self.sp_model).hexdigest()
+
+    @property
+    def specials(self) -> Specials:
+        """The special ids, free of TensorFlow."""
+        return Specials(0, 1, 2, 3, mask=self.mask_id, doc=self.doc_id, vocab_size=self.size)
+
+
+def train_vocabulary(
+    texts: Iterator[str],
+    size: int,
+    output_dir: str | os.PathLike[str],
+    *,
+    character_coverage: float = 0.9995,
+    byte_fallback: bool = False,
+) -> Path:
+    """Trains a unigram SentencePiece model of `size` ids; equal texts give an equal file.
+
+    Args:
+      texts: training text; long documents are cut into pieces.
+      size: number of ids, the six special ones included.
+      output_dir: gets `spm.model`, complete or not at all.
+      character_coverage: share of characters that get a piece of their own.
+      byte_fallback: spell what has no piece as UTF-8 bytes (256 more pieces) instead of <unk>.
+
+    Returns:
+      The path of the model.
+
+    Raises:
+      UserError: a vocabulary exists already, the size does not suit the text, or there is none.
+    """
+    target = Path(output_dir) / MODEL_NAME
+    if target.exists():
+        raise UserError("--output", str(output_dir), f"has a {MODEL_NAME}; choose another folder.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vocabulary-") as folder:
+        prefix = Path(folder) / "model"
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=(part for text in texts for part in split_text(text)),
+                model_prefix=str(prefix),
+                model_type="unigram",
+                vocab_size=size - len(_LAST_PIECES),
+                normalization_rule_name="nmt_nfkc",
+                character_coverage=character_coverage,
+                byte_fallback=byte_fallback,
+                bos_id=0,
+                pad_id=1,
+                eos_id=2,
+                unk_id=3,
+                input_sentence_size=0,
+                max_sentence_length=2 * _MAX_SENTENCE_BYTES,
+                num_threads=_NUM_THREADS,
+                minloglevel=2,
+            )
+        except (RuntimeError, OSError) as error:
+            raise _training_error(error, size) from error
+        model = sentencepiece_model_pb2.ModelProto.FromString(
+            prefix.with_suffix(".model").read_bytes()
+        )
+        for piece in _LAST_PIECES:
+            control = sentencepiece_model_pb2.ModelProto.SentencePiece.CONTROL
+            model.pieces.add(piece=piece, score=0.0, type=control)
+        model.trainer_spec.vocab_size = size
+        model.trainer_spec.model_prefix = ""  # a random temporary name
+        prefix.write_bytes(model.SerializeToString(deterministic=True))
+        os.replace(prefix, target)
+    return target
+
+
+def sample_texts(
+    corpus: Corpus, alpha: float = 0.3, max_sentences: int = 2_000_000
+) -> Iterator[str]:
+    """Training text for a vocabulary: languages in shares q_l of characters, smoothed by alpha.
+
+    Reads the corpus twice: first to count, then to pick. Documents of a language are dropped or
+    repeated at regular intervals, so the choice is the same every time.
+
+    Args:
+      corpus: only its training split is read.
+      alpha: see `seqrecipes.data.order.language_shares`.
+      max_sentences: about so many pieces of text at most.
+    """
+    counts, pieces = [], []
+    for language in corpus.languages:
+        documents = [0, 0]
+        for text in corpus.documents(language, "train"):
+            documents[0] += len(text)
+            documents[1] += len(text.encode()) // _MAX_SENTENCE_BYTES + bool(text)
+        counts.append(documents[0])
+        pieces.append(documents[1])
+    shares = language_shares(counts, alpha)
+    rates = [q * sum(counts) / max(n, 1) for q, n in zip(shares, counts, strict=True)]
+    expected = sum(rate * n for rate, n in zip(rates, pieces, strict=True))
+    scale = min(1.0, max_sentences / max(expected, 1))
+    for language, rate in zip(corpus.languages, rates, strict=True):
+        due = 0.0
+        for text in corpus.documents(language, "train"):
+            due += rate * scale
+            for _ in range(int(due)):
+                yield text
+            due -= int(due)
+
+
+def split_text(text: str, limit: int = _MAX_SENTENCE_BYTES) -> Iterator[str]:
+    """Cuts text into non-empty pieces of at most `limit` UTF-8 bytes, at spaces where it can."""
+    text = " ".join(text.split())
+    data = text.encode()
+    while len(data) > limit:
+        end = data.rfind(b" ", 1, limit + 1)
+        if end < 0:
+            end = limit
+            while data[end] & 0xC0 == 0x80:  # inside a character
+                end -= 1
+        yield data[:end].decode()
+        data = data[end:].lstrip(b" ")
+    if data:
+        yield data.decode()
+
+
+@functools.lru_cache(maxsize=8)
+def _load_version(
+    path: str, mtime_ns: int, size: int
+) -> tuple[sentencepiece.SentencePieceProcessor, bytes]:
+    data = Path(path).read_bytes()
+    tokenizer = sentencepiece.SentencePieceProcessor()
+    try:
+        tokenizer.LoadFromSerializedProto(data)
+        pieces = tokenizer.GetPieceSize()
+        ids = [*range(4), pieces - 2, pieces - 1]
+        layout = [tokenizer.IdToPiece(i) for i in ids] if pieces > len(ids) else []
+    except RuntimeError as error:
+        raise _unusable(path, "this is not a SentencePiece model") from error
+    if layout != _SPECIAL_PIECES + _LAST_PIECES or not all(
+        tokenizer.IsControl(i) for i in ids if i != 3
+    ):
+        raise _unusable(
+            path,
+            "this SentencePiece model lacks the layout <s>, <pad>, </s>, <unk> first and <mask>, "
+            "[DOC] last",
+        )
+    return tokenizer, data
+
+
+def _load(path: str) -> tuple[sentencepiece.SentencePieceProcessor, bytes]:
+    with contextlib.suppress(OSError):
+        stat = os.stat(path)
+        return _load_version(path, stat.st_mtime_ns, stat.st_size)
+    raise _unusable(path, "the file cannot be read")
+
+
+def _unusable(path: str, problem: str) -> UserError:
+    return UserError("vocabulary", path, f"{problem}; train one with `{TRAIN_COMMAND}`.")
+
+
+def _training_error(error: Exception, size: int) -> Exception:
+    """SentencePiece's message, turned into what to change; other errors as they are."""
+    message = str(error)
+    if match := re.search(r"value <= (\d+)", message):
+        largest = int(match.group(1)) + len(_LAST_PIECES)
+        return UserError("--size", size, f"too large for this text; the most is {largest}.")
+    if match := re.search(r"required_chars\. (\d+) vs (\d+)", message):
+        smallest = int(match.group(2)) + len(_LAST_PIECES) + 1
+        return UserError(
+            "--size",
+            size,
+            f"too small for the characters of this text; choose {smallest} or more, or a lower "
+            "character coverage.",
+        )
+    if "sentences_.empty()" in message or "Input corpus is empty" in message:
+        return UserError("--corpus", "", "there is no text to train on.")
+    return error

@@ -1,0 +1,20 @@
+"""The one exception for what a user can mend.
+
+Commands print it as a single line and exit with status 2; everything else keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A configuration, file or checkpoint that cannot be used as given.
+
+    Args:
+      field: what was set, as the user wrote it (`Stage.batch_size`, `--gin_file`, ...).
+      value: the offending value.
+      remedy: what is wrong with it and what would be accepted.
+    """
+
+    def __init__(self, field: str, value: object, remedy: str):
+        self.field, self.value, self.remedy = field, value, remedy
+        super().__init__(f"{field} = {value!r}: {remedy}")

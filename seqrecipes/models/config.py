@@ -1,0 +1,140 @@
+"""What a model is: its shape, its normalisation, how it is computed.
+
+`configs/*.py` hold the shapes as ml_collections files; `load` reads one of them, applies overrides
+and checks it. The vocabulary's size is not a shape but a consequence of the vocabulary, so that the
+files leave it open and the run fills it in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from seqrecipes.errors import UserError
+
+_CHOICES = {
+    "norm": ("pre", "post"),
+    "remat": ("none", "dots", "full"),
+    "dtype": ("float32", "bfloat16", "float64"),
+}
+_RATES = ("dropout", "attention_dropout")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """A transformer encoder, with a decoder if `decoder_layers` is not 0.
+
+    Attributes:
+      vocab_size: rows of the token table.
+      hidden_size: width D of the residual stream.
+      mlp_size: inner width F of the feed-forward sub-layer.
+      num_heads: attention heads; divides `hidden_size`.
+      encoder_layers: depth of the encoder.
+      decoder_layers: depth of the decoder; 0 makes an encoder with an MLM head.
+      max_positions: rows of each learned position table.
+      token_types: rows of the encoder's token-type table (type 0 is used throughout).
+      norm: 'pre' normalises inside the residual branch and once more after the last layer
+        (Soltan et al. 2023, section 2.1); 'post' normalises the sum (DeltaLM, VECO, XLM-R).
+      embedding_norm: LayerNorm on the sum of the embeddings.
+      norm_epsilon: added to the variance in every LayerNorm.
+      tie_head: the vocabulary projection is the token table itself.
+      dropout: rate on embeddings and on every sub-layer's output.
+      attention_dropout: rate on attention weights.
+      initializer_range: standard deviation of every matrix and table at initialisation.
+      pad_id: token id that attention and losses ignore.
+      dtype: type of activations and matrix products; parameters are float32 always.
+      scan_layers: compile one layer and loop over it; otherwise the loop is unrolled. The
+        parameters are the same stacked arrays in both cases.
+      remat: what the backward pass recomputes: nothing ('none'), all but matrix products ('dots'),
+        or each whole layer ('full').
+    """
+
+    vocab_size: int
+    hidden_size: int
+    mlp_size: int
+    num_heads: int
+    encoder_layers: int
+    decoder_layers: int
+    max_positions: int
+    token_types: int
+    norm: str
+    embedding_norm: bool
+    norm_epsilon: float
+    tie_head: bool
+    dropout: float
+    attention_dropout: float
+    initializer_range: float
+    pad_id: int
+    dtype: str
+    scan_layers: bool
+    remat: str
+
+    def __post_init__(self) -> None:
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise UserError(field, getattr(self, field), f"choose one of {', '.join(choices)}")
+        for field in _RATES:
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise UserError(field, getattr(self, field), "a dropout rate lies in [0, 1)")
+        for field in ("vocab_size", "hidden_size", "mlp_size", "num_heads", "encoder_layers"):
+            if getattr(self, field) < 1:
+                raise UserError(field, getattr(self, field), "must be at least 1")
+        if self.decoder_layers < 0:
+            raise UserError("decoder_layers", self.decoder_layers, "must be 0 or more")
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                "num_heads", self.num_heads, f"must divide hidden_size = {self.hidden_size}"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for checkpoints and logs."""
+        return dataclasses.asdict(self)
+
+
+def load(
+    path: str, *, size: str, vocab_size: int, overrides: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """Reads `get_config(size)` from a configuration file and completes it.
+
+    Args:
+      path: a Python file that defines `get_config(size) -> ml_collections.ConfigDict`.
+      size: passed to `get_config`, e.g. 'full' or 'mini'.
+      vocab_size: number of rows of the token table.
+      overrides: fields to replace, by name.
+
+    Raises:
+      UserError: the file does not exist, defines no such size, lacks a field or has an unknown one.
+    """
+    file = pathlib.Path(path)
+    if not file.is_file():
+        known = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("*.py")))
+        raise UserError("Stage.model", path, f"no such file; here are: {known or 'none'}")
+    spec = importlib.util.spec_from_file_location(f"model_config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Configuration files may share a base: `from configs import base` works from any folder.
+    sys.path.insert(0, str(file.resolve().parent.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
+    values = module.get_config(size).to_dict()
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    for name in overrides or {}:
+        if name not in fields:
+            raise UserError("Stage.model_overrides", name, f"fields are {sorted(fields)}")
+    values |= {"vocab_size": vocab_size} | dict(overrides or {})
+    if unknown := sorted(values.keys() - fields):
+        raise UserError(path, unknown, f"not fields of a model; fields are {sorted(fields)}")
+    if missing := sorted(fields - values.keys()):
+        raise UserError(path, missing, "these fields are missing")
+    return ModelConfig(**values)

@@ -1,0 +1,85 @@
+"""The encoder: alike in every model, so that a conversion moves its subtree unchanged."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seqrecipes.models.config import ModelConfig
+from seqrecipes.models.layers import (
+    Array,
+    Dropout,
+    TransformerStack,
+    constrain_hidden,
+    kernel_init,
+    layer_norm,
+)
+
+
+class TokenTable(nn.Module):
+    """A [vocab_size, D] table: the shared token embedding, or an untied vocabulary projection."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        self.embedding = self.param(
+            "embedding",
+            kernel_init(self.config),
+            (self.config.vocab_size, self.config.hidden_size),
+        )
+
+    def matrix(self) -> Array:
+        """The table [V, D] in the compute type, whole along D on every device."""
+        return nn.with_logical_constraint(
+            self.embedding.astype(self.config.dtype), ("vocab", "hidden")
+        )
+
+    def __call__(self, tokens_BxT: Array) -> Array:
+        """Rows of the table [B, T, D]."""
+        return constrain_hidden(self.matrix()[tokens_BxT])
+
+
+class Embedder(nn.Module):
+    """Adds positions (and token types) to token embeddings; LayerNorm and dropout on the sum."""
+
+    config: ModelConfig
+    with_types: bool
+
+    @nn.compact
+    def __call__(self, tokens_BxTxD: Array, example_ids_B: Array | None) -> Array:
+        c = self.config
+
+        def table(rows: int, name: str) -> Array:
+            return nn.Embed(
+                rows, c.hidden_size, dtype=c.dtype, embedding_init=kernel_init(c), name=name
+            )(jnp.arange(tokens_BxTxD.shape[1] if name == "position" else 1))
+
+        x_BxTxD = tokens_BxTxD + table(c.max_positions, "position")
+        if self.with_types:
+            x_BxTxD = x_BxTxD + table(c.token_types, "type")
+        if c.embedding_norm:
+            x_BxTxD = layer_norm(c, "norm")(x_BxTxD)
+        return constrain_hidden(Dropout(c.dropout, name="dropout")(x_BxTxD, example_ids_B))
+
+
+class Encoder(nn.Module):
+    """Embeddings and a stack of bidirectional layers."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self, tokens_BxSxD: Array, mask_Bx1x1xS: Array, example_ids_B: Array | None
+    ) -> Array:
+        """Token embeddings to contextual states [B, S, D], after the final LayerNorm if pre-LN."""
+        x_BxSxD = Embedder(self.config, with_types=True, name="embedding")(
+            tokens_BxSxD, example_ids_B
+        )
+        return TransformerStack(self.config, self.config.encoder_layers, name="stack")(
+            x_BxSxD, mask_Bx1x1xS, None, None, example_ids_B
+        )
+
+
+def padding_mask(tokens_BxS: Array, pad_id: int) -> Array:
+    """True where a key may be attended to: [B, 1, 1, S]."""
+    return (tokens_BxS != pad_id)[:, None, None, :]

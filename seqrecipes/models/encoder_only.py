@@ -1,0 +1,91 @@
+"""An encoder with a masked-language-model head (`roberta_12e`).
+
+The head is RoBERTa's: dense, GELU, LayerNorm, projection to the vocabulary with a bias. It reads
+only the masked positions, whose number per example is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seqrecipes.models.config import ModelConfig
+from seqrecipes.models.encoder import Encoder, TokenTable, padding_mask
+from seqrecipes.models.layers import Array, kernel_init, layer_norm
+
+
+class MlmHead(nn.Module):
+    """Hidden states to vocabulary logits in float32, through the given [V, D] projection."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, hidden_BxPxD: Array, table_VxD: Array | None) -> Array:
+        """Logits [B, P, V]; the head owns its projection when `table_VxD` is None."""
+        c = self.config
+        h_BxPxD = nn.Dense(c.hidden_size, dtype=c.dtype, kernel_init=kernel_init(c), name="dense")(
+            hidden_BxPxD
+        )
+        h_BxPxD = layer_norm(c, "norm")(nn.gelu(h_BxPxD, approximate=False))
+        if table_VxD is None:
+            table_VxD = TokenTable(c, name="projection").matrix()
+        bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
+        return project(h_BxPxD, table_VxD) + bias_V
+
+
+def project(hidden_BxPxD: Array, table_VxD: Array) -> Array:
+    """hidden times the transposed table, summed and returned in float32 at least."""
+    logits_BxPxV = jnp.einsum(
+        "bpd,vd->bpv",
+        hidden_BxPxD,
+        table_VxD,
+        preferred_element_type=jnp.promote_types(hidden_BxPxD.dtype, jnp.float32),
+    )
+    return nn.with_logical_constraint(logits_BxPxV, ("batch", "length", "vocab"))
+
+
+class EncoderOnly(nn.Module):
+    """Masked language model.
+
+    Features of a batch: `encoder_input_tokens` [B, S], `masked_positions` [B, P] and
+    `masked_targets` [B, P], where a target equal to the padding id is no target.
+    """
+
+    config: ModelConfig
+
+    # Predicted feature; token features, the original text's length last.
+    TARGETS = "masked_targets"
+    TOKENS = ("encoder_input_tokens",)
+
+    def setup(self) -> None:
+        self.token_embedding = TokenTable(self.config)
+        self.encoder = Encoder(self.config)
+        self.mlm_head = MlmHead(self.config)
+
+    def encode(self, tokens_BxS: Array, example_ids_B: Array | None = None) -> Array:
+        """Contextual states [B, S, D] of token ids."""
+        return self.encoder(
+            self.token_embedding(tokens_BxS),
+            padding_mask(tokens_BxS, self.config.pad_id),
+            example_ids_B,
+        )
+
+    def hidden(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
+        """States at the masked positions [B, P, D].
+
+        Args:
+          batch: the features named in the class docstring.
+          example_ids_B: identity of each example for its dropout; None computes without dropout.
+        """
+        states_BxSxD = self.encode(batch["encoder_input_tokens"], example_ids_B)
+        return jnp.take_along_axis(states_BxSxD, batch["masked_positions"][:, :, None], axis=1)
+
+    def logits(self, hidden_BxPxD: Array) -> Array:
+        """Vocabulary logits [B, P, V] in float32."""
+        table = self.token_embedding.matrix() if self.config.tie_head else None
+        return self.mlm_head(hidden_BxPxD, table)
+
+    def __call__(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
+        return self.logits(self.hidden(batch, example_ids_B))

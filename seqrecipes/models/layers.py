@@ -1,0 +1,205 @@
+"""Transformer layers, pre- or post-LayerNorm, shared by encoder and decoder.
+
+Letters in shape suffixes: B batch, T query length, S key length, D hidden size, F feed-forward size,
+H heads, K head size, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from seqrecipes.models.config import ModelConfig
+
+Array = jax.Array
+
+_REMAT = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def kernel_init(config: ModelConfig) -> nn.initializers.Initializer:
+    """N(0, initializer_range): the one initialiser of matrices and tables."""
+    return nn.initializers.normal(config.initializer_range)
+
+
+def layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:
+    """LayerNorm with the centred variance, computed in float32 whatever the type of the input."""
+    # The fast variance E[x^2] - E[x]^2 cancels catastrophically on inputs with a large mean.
+    return nn.LayerNorm(
+        epsilon=config.norm_epsilon, dtype=config.dtype, use_fast_variance=False, name=name
+    )
+
+
+def constrain_hidden(x_BxTxD: Array) -> Array:
+    """Names the axes of the residual stream, for the mesh in use (none: no effect)."""
+    return nn.with_logical_constraint(x_BxTxD, ("batch", "length", "hidden"))
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is a function of (step key, module, example), not of the batch's layout.
+
+    Every example draws from a key of its own. Splitting a batch into micro-batches or spreading it
+    over another mesh therefore changes no mask.
+
+    Attributes:
+      rate: probability that an element becomes zero.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array, example_ids_B: Array | None) -> Array:
+        """Drops elements of x [B, ...]; the identity if `example_ids_B` is None or the rate is 0."""
+        if example_ids_B is None or self.rate == 0.0:
+            return x
+        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), example_ids_B)
+        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys_B)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biases everywhere; the softmax is computed in float32."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxTxD: Array,
+        memory_BxSxD: Array,
+        mask_Bx1xTxS: Array,
+        example_ids_B: Array | None,
+    ) -> Array:
+        """Attends from x to memory where the mask (broadcast over B and T) is True; [B, T, D]."""
+        c = self.config
+
+        def heads(name: str, x: Array) -> Array:
+            y = nn.DenseGeneral(
+                (c.num_heads, c.head_size), dtype=c.dtype, kernel_init=kernel_init(c), name=name
+            )(x)
+            return nn.with_logical_constraint(y, ("batch", "length", "heads", "head"))
+
+        query_BxTxHxK = heads("query", x_BxTxD) * c.head_size**-0.5
+        key_BxSxHxK = heads("key", memory_BxSxD)
+        value_BxSxHxK = heads("value", memory_BxSxD)
+        scores_BxHxTxS = jnp.einsum(
+            "bthk,bshk->bhts",
+            query_BxTxHxK,
+            key_BxSxHxK,
+            preferred_element_type=jnp.promote_types(c.dtype, jnp.float32),
+        )
+        scores_BxHxTxS = jnp.where(
+            mask_Bx1xTxS, scores_BxHxTxS, jnp.finfo(scores_BxHxTxS.dtype).min
+        )
+        weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS).astype(c.dtype)
+        weights_BxHxTxS = Dropout(c.attention_dropout, name="dropout")(
+            weights_BxHxTxS, example_ids_B
+        )
+        mixed_BxTxHxK = jnp.einsum("bhts,bshk->bthk", weights_BxHxTxS, value_BxSxHxK)
+        return nn.DenseGeneral(
+            c.hidden_size, axis=(-2, -1), dtype=c.dtype, kernel_init=kernel_init(c), name="output"
+        )(mixed_BxTxHxK)
+
+
+class FeedForward(nn.Module):
+    """Two matrices with the exact (erf) GELU between them."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxTxD: Array) -> Array:
+        c = self.config
+        h_BxTxF = nn.Dense(c.mlp_size, dtype=c.dtype, kernel_init=kernel_init(c), name="input")(
+            x_BxTxD
+        )
+        h_BxTxF = nn.with_logical_constraint(h_BxTxF, ("batch", "length", "mlp"))
+        h_BxTxF = nn.gelu(h_BxTxF, approximate=False)
+        return nn.Dense(c.hidden_size, dtype=c.dtype, kernel_init=kernel_init(c), name="output")(
+            h_BxTxF
+        )
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, cross-attention if there is a memory, feed-forward.
+
+    Each sub-layer f with its LayerNorm and dropout updates the residual stream x:
+    pre-LN: x + drop(f(norm(x))); post-LN: norm(x + drop(f(x))).
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxTxD: Array,
+        self_mask: Array,
+        memory_BxSxD: Array | None,
+        memory_mask: Array | None,
+        example_ids_B: Array | None,
+    ) -> tuple[Array, None]:
+        """One layer. Returns (x, None), the carry and output of a scan over layers."""
+        c = self.config
+
+        def sublayer(name: str, x: Array, function: Callable[[Array], Array]) -> Array:
+            norm = layer_norm(c, f"{name}_norm")
+            drop = Dropout(c.dropout, name=f"{name}_dropout")
+            if c.norm == "pre":
+                x = x + drop(function(norm(x)), example_ids_B)
+            else:
+                x = norm(x + drop(function(x), example_ids_B))
+            return constrain_hidden(x)
+
+        attend = Attention(c, name="self_attention")
+        x_BxTxD = sublayer(
+            "self_attention", x_BxTxD, lambda x: attend(x, x, self_mask, example_ids_B)
+        )
+        if memory_BxSxD is not None:
+            cross = Attention(c, name="cross_attention")
+            x_BxTxD = sublayer(
+                "cross_attention",
+                x_BxTxD,
+                lambda x: cross(x, memory_BxSxD, memory_mask, example_ids_B),
+            )
+        x_BxTxD = sublayer("mlp", x_BxTxD, FeedForward(c, name="mlp"))
+        return x_BxTxD, None
+
+
+class TransformerStack(nn.Module):
+    """`num_layers` layers whose parameters are stacked on a leading axis L, and the final LayerNorm.
+
+    Every leaf below `layers` has shape [L, ...], whether or not the loop is unrolled.
+    """
+
+    config: ModelConfig
+    num_layers: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BxTxD: Array,
+        self_mask: Array,
+        memory_BxSxD: Array | None,
+        memory_mask: Array | None,
+        example_ids_B: Array | None,
+    ) -> Array:
+        c = self.config
+        layer = TransformerLayer
+        if c.remat != "none":
+            layer = nn.remat(layer, policy=_REMAT[c.remat], prevent_cse=not c.scan_layers)
+        scanned = nn.scan(
+            layer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=self.num_layers,
+            unroll=1 if c.scan_layers else self.num_layers,
+        )
+        x_BxTxD, _ = scanned(c, name="layers")(
+            x_BxTxD, self_mask, memory_BxSxD, memory_mask, example_ids_B
+        )
+        return layer_norm(c, "final_norm")(x_BxTxD) if c.norm == "pre" else x_BxTxD

@@ -1,0 +1,95 @@
+"""An encoder-decoder with one token table for both sides (`bart_*`, `2stage_bart_*`).
+
+The decoder reads the encoder's output after its final LayerNorm. Decoder positions have a table of
+their own. The vocabulary projection has no bias; it is the token table (`tie_head`) or a matrix of
+its own (two-stage models: Soltan et al. 2023, section 2.1.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from seqrecipes.models.config import ModelConfig
+from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, padding_mask
+from seqrecipes.models.encoder_only import project
+from seqrecipes.models.layers import Array, TransformerStack
+
+
+class Decoder(nn.Module):
+    """Embeddings and a stack of causal layers with cross-attention."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens_BxTxD: Array,
+        memory_BxSxD: Array,
+        memory_mask_Bx1x1xS: Array,
+        example_ids_B: Array | None,
+    ) -> Array:
+        """Token embeddings to states [B, T, D] that predict the next token."""
+        length = tokens_BxTxD.shape[1]
+        causal_1x1xTxT = jnp.tril(jnp.ones((1, 1, length, length), bool))
+        x_BxTxD = Embedder(self.config, with_types=False, name="embedding")(
+            tokens_BxTxD, example_ids_B
+        )
+        return TransformerStack(self.config, self.config.decoder_layers, name="stack")(
+            x_BxTxD, causal_1x1xTxT, memory_BxSxD, memory_mask_Bx1x1xS, example_ids_B
+        )
+
+
+class Seq2Seq(nn.Module):
+    """Sequence-to-sequence model.
+
+    Features of a batch: `encoder_input_tokens` [B, S], `decoder_input_tokens` [B, T] (the targets
+    shifted right by one) and `decoder_target_tokens` [B, T], where padding is no target. Padding
+    stands at the right, so that the causal mask alone keeps it from every real position.
+    """
+
+    config: ModelConfig
+
+    # Predicted feature; token features, the original text's length last.
+    TARGETS = "decoder_target_tokens"
+    TOKENS = ("encoder_input_tokens", "decoder_target_tokens")
+
+    def setup(self) -> None:
+        self.token_embedding = TokenTable(self.config)
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+        if not self.config.tie_head:
+            self.lm_head = TokenTable(self.config)
+
+    def encode(self, tokens_BxS: Array, example_ids_B: Array | None = None) -> Array:
+        """Contextual states [B, S, D] of source token ids: the decoder's memory."""
+        return self.encoder(
+            self.token_embedding(tokens_BxS),
+            padding_mask(tokens_BxS, self.config.pad_id),
+            example_ids_B,
+        )
+
+    def hidden(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
+        """Decoder states [B, T, D].
+
+        Args:
+          batch: the features named in the class docstring.
+          example_ids_B: identity of each example for its dropout; None computes without dropout.
+        """
+        source_BxS = batch["encoder_input_tokens"]
+        return self.decoder(
+            self.token_embedding(batch["decoder_input_tokens"]),
+            self.encode(source_BxS, example_ids_B),
+            padding_mask(source_BxS, self.config.pad_id),
+            example_ids_B,
+        )
+
+    def logits(self, hidden_BxTxD: Array) -> Array:
+        """Vocabulary logits [B, T, V] in float32."""
+        table = self.token_embedding if self.config.tie_head else self.lm_head
+        return project(hidden_BxTxD, table.matrix())
+
+    def __call__(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
+        return self.logits(self.hidden(batch, example_ids_B))

@@ -1,0 +1,153 @@
+"""Recipe, Stage, Phase, WarmStart: the whole plan of a sequential pre-training, filled by gin.
+
+A recipe is a sequence of stages. A stage trains one model on one objective under one learning-rate
+schedule; it may start from another checkpoint, and its phases differ in what is frozen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gin
+
+from seqrecipes.errors import UserError
+from seqrecipes.models import ModelConfig
+from seqrecipes.training.checkpoints import Checkpointing
+from seqrecipes.training.optimizer import AdamW
+from seqrecipes.training.partitioning import Partitioning
+from seqrecipes.training.phases import Phase
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """Where a stage's first parameters come from.
+
+    Attributes:
+      source: an earlier stage of the recipe by name, or a path: a stage's folder or one of its
+        checkpoints.
+      conversion: one of `seqrecipes.conversion.warm_start.CONVERSIONS`.
+    """
+
+    source: str
+    conversion: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One model, one objective, one schedule.
+
+    Attributes:
+      name: name of its folder in MODEL_DIR.
+      model: path of a file in `configs/`.
+      size: which of the file's sizes.
+      objective: how text becomes examples: `mlm`, `span_drop`, `span_mask`.
+      phases: spans of steps with their frozen sets, in order.
+      batch_size: examples per update.
+      optimizer: AdamW and its schedule over all phases.
+      warm_start: None starts from random parameters.
+      model_overrides: fields of the model's configuration to replace.
+    """
+
+    name: str
+    model: str
+    size: str
+    objective: str
+    phases: Sequence[Phase]
+    batch_size: int
+    optimizer: AdamW = dataclasses.field(default_factory=AdamW)
+    warm_start: WarmStart | None = None
+    model_overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or "/" in self.name or self.name.startswith("."):
+            raise UserError("Stage.name", self.name, "must be usable as the name of a folder")
+
+    @property
+    def steps(self) -> int:
+        """Updates of all phases."""
+        return sum(phase.steps for phase in self.phases)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Stages in order, and what they share.
+
+    Attributes:
+      stages: what to train.
+      corpus: a corpus registered in the task module.
+      sequence_length: tokens per packed sequence, the two ends included.
+      vocabulary: path of a SentencePiece model; empty trains one on the corpus.
+      vocabulary_size: pieces of the vocabulary to train, special ones included.
+      alpha: languages are sampled by n ** alpha (Conneau et al. 2020); 1 is proportional.
+      seed: every random choice is a function of it.
+      tasks: module that registers the seqio tasks.
+      partitioning: devices; speed and memory only.
+      checkpointing: when to save and what to keep.
+      logits_tile: positions per example that have vocabulary logits at one time.
+      log_every: steps between reports.
+      validate_every: steps between validations.
+      validation_examples: largest number of validation examples; 0 takes all.
+    """
+
+    stages: Sequence[Stage]
+    corpus: str
+    sequence_length: int = 512
+    vocabulary: str = ""
+    vocabulary_size: int = 150_000
+    alpha: float = 0.3
+    seed: int = 0
+    tasks: str = "tasks.pretrain"
+    partitioning: Partitioning = dataclasses.field(default_factory=Partitioning)
+    checkpointing: Checkpointing = dataclasses.field(default_factory=Checkpointing)
+    logits_tile: int = 128
+    log_every: int = 50
+    validate_every: int = 5_000
+    validation_examples: int = 4_096
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise UserError("Recipe.stages", list(self.stages), "name at least one stage")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise UserError("Recipe.stages", names, "every stage needs a name of its own")
+        least = {"sequence_length": 8, "vocabulary_size": 16, "logits_tile": 1, "log_every": 1}
+        for field, minimum in (least | {"validate_every": 1, "validation_examples": 0}).items():
+            if getattr(self, field) < minimum:
+                raise UserError(
+                    f"Recipe.{field}", getattr(self, field), f"must be at least {minimum}"
+                )
+        if not 0 <= self.alpha <= 1:
+            raise UserError("Recipe.alpha", self.alpha, "lies in [0, 1]")
+        if self.seed < 0:
+            raise UserError("Recipe.seed", self.seed, "must be 0 or more")
+
+    def index(self, name: str) -> int:
+        """Position of a stage."""
+        names = [stage.name for stage in self.stages]
+        if name not in names:
+            raise UserError("--stage", name, f"the recipe's stages are {', '.join(names)}")
+        return names.index(name)
+
+
+def training_units(
+    config: ModelConfig, phases: Sequence[Phase], tokens_per_update: int
+) -> float:
+    """TU of a stage by the rule of Soltan et al. 2023 (section 2.1, appendix D).
+
+    1 TU is 100k updates of 12 layers with D = 1024 on 1M (2048 x 512) tokens. A frozen encoder
+    counts half, every decoder layer counts one; embeddings and heads count nothing. Other widths
+    and batches count in proportion to D^2 and tokens.
+    """
+    scale = (config.hidden_size / 1024) ** 2 * tokens_per_update / (2048 * 512)
+    total = 0.0
+    for phase in phases:
+        share = 0.5 if "encoder" in phase.freeze else 1.0
+        layers = share * config.encoder_layers + config.decoder_layers
+        total += phase.steps / 100_000 * layers / 12
+    return total * scale
+
+
+for _configurable in (Recipe, Stage, Phase, WarmStart, AdamW, Partitioning, Checkpointing):
+    gin.external_configurable(_configurable)

@@ -1,0 +1,168 @@
+"""What came out of one or several runs: `python -m seqrecipes.report runs/demo`.
+
+Reads the stages' metrics and writes a table and a picture of the loss curves. Several runs are drawn
+together, so that a warm-started model stands beside one from scratch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from seqrecipes.errors import UserError
+
+TABLE_FILE = "report.md"
+PICTURE_FILE = "curves.png"
+
+
+class StageRecord(NamedTuple):
+    """What a stage's folder says of it: `stage.json`, and the rows of `metrics.jsonl`."""
+
+    label: str
+    folder: pathlib.Path
+    facts: dict[str, Any]
+    rows: list[dict[str, float]]
+
+    def curve(self, metric: str) -> tuple[list[float], list[float]]:
+        """Steps, and the values of a metric at them."""
+        points = [(row["step"], row[metric]) for row in self.rows if metric in row]
+        return [step for step, _ in points], [value for _, value in points]
+
+
+def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
+    """The stages of the runs that have begun.
+
+    Raises:
+      UserError: a folder holds no run.
+    """
+    from seqrecipes.runner import RECIPE_FILE, STAGE_FILE
+    from seqrecipes.training.reporting import METRICS_FILE, read_metrics
+
+    records = []
+    for run in runs:
+        if not (run / RECIPE_FILE).is_file():
+            raise UserError("MODEL_DIR", str(run), f"holds no run: there is no {RECIPE_FILE}")
+        for stage in json.loads((run / RECIPE_FILE).read_text("utf-8"))["stages"]:
+            folder = run / stage["name"]
+            if (folder / STAGE_FILE).is_file():
+                label = stage["name"] if len(runs) == 1 else f"{run.name}/{stage['name']}"
+                facts = json.loads((folder / STAGE_FILE).read_text("utf-8"))
+                records.append(
+                    StageRecord(label, folder, facts, read_metrics(folder / METRICS_FILE))
+                )
+    return records
+
+
+def table(records: Sequence[StageRecord]) -> str:
+    """A Markdown table, one row a stage; losses in nats per target token."""
+    header = (
+        "stage", "objective", "parameters", "steps", "tokens", "TU",
+        "validation loss", "accuracy", "unigram entropy", "padding",
+    )
+    rows = [header, tuple("---" for _ in header)]
+    for record in records:
+        facts = record.facts
+
+        def last(metric: str, digits: int, record: StageRecord = record) -> str:
+            values = record.curve(metric)[1]
+            return f"{values[-1]:.{digits}f}" if values else "-"
+
+        steps = max((int(row["step"]) for row in record.rows), default=0)
+        rows.append(
+            (
+                record.label,
+                facts["objective"],
+                f"{facts['parameters']:,}",
+                f"{steps:,} of {facts['phases'][-1]['stop']:,}",
+                f"{facts['tokens']:,}",
+                f"{facts['training_units']:.3g}",
+                last("validation/loss", 3),
+                last("validation/accuracy", 3),
+                f"{facts['unigram_entropy']:.3f}",
+                last("train/padding", 4),
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    lines = []
+    for row in rows:
+        fill = "-" if row[0] == "---" else " "
+        cells = [cell.ljust(width, fill) for cell, width in zip(row, widths, strict=True)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
+    """Loss over updates, encoders and seq2seq models side by side; written to a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = {"masked language models": [], "seq2seq models": []}  # type: dict[str, list]
+    for record in records:
+        kind = "masked language models" if record.facts["objective"] == "mlm" else "seq2seq models"
+        panels[kind].append(record)
+    panels = {title: members for title, members in panels.items() if members}
+    figure, axes = pyplot.subplots(
+        1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False, layout="constrained"
+    )
+    for axis, (title, members) in zip(axes[0], panels.items(), strict=True):
+        for number, record in enumerate(members):
+            color = f"C{number}"
+            steps, values = record.curve("train/loss")
+            axis.plot(steps, values, color=color, alpha=0.35, linewidth=1)
+            steps, values = record.curve("validation/loss")
+            axis.plot(steps, values, color=color, marker="o", markersize=3, label=record.label)
+            for phase in record.facts["phases"][1:]:
+                axis.axvline(phase["start"], color=color, linestyle=":", linewidth=1)
+        axis.axhline(
+            members[0].facts["unigram_entropy"],
+            color="gray",
+            linestyle="--",
+            linewidth=1,
+            label="unigram entropy of the validation text",
+        )
+        axis.set(title=title, xlabel="updates", ylabel="loss (nats per target token)")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.25)
+        axis.legend(fontsize=8, title="line: validation; pale: training; dotted: unfreezing",
+                    title_fontsize=7)
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def write(runs: Sequence[pathlib.Path], output: pathlib.Path) -> str:
+    """Writes table and picture to `output`; returns the text for the terminal."""
+    records = read(runs)
+    text = table(records)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / TABLE_FILE).write_text(text + "\n", "utf-8")
+    draw(records, output / PICTURE_FILE)
+    folders = "\n".join(f"  {record.folder}/checkpoints" for record in records)
+    return (
+        f"\n{text}\n\nlosses in nats per target token; curves in {output / PICTURE_FILE}\n"
+        f"checkpoints:\n{folders}\n"
+        f"next: tensorboard --logdir {runs[0]}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m seqrecipes.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="MODEL_DIR")
+    parser.add_argument("--output", type=pathlib.Path, help="folder; default: the first MODEL_DIR")
+    flags = parser.parse_args(argv)
+    try:
+        print(write(flags.runs, flags.output or flags.runs[0]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""From a recipe as written to stages that can run: every check that needs no training.
+
+A resolved recipe knows its models, parameter counts, features and mesh. Resolving finds what can be
+found before any compute is spent: wrong names, shapes, batches, conversions, freeze patterns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from seqrecipes import models, tree
+from seqrecipes.conversion import warm_start
+from seqrecipes.errors import UserError
+from seqrecipes.models import ModelConfig
+from seqrecipes.models import config as model_config
+from seqrecipes.recipe import Recipe, Stage, training_units
+from seqrecipes.training import checkpoints
+from seqrecipes.training.loop import Training
+from seqrecipes.training.phases import Span
+from seqrecipes.training.step import init_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a stage is warm-started from.
+
+    Attributes:
+      conversion: name of the conversion.
+      stage: name of the recipe's stage, or None for a checkpoint from elsewhere.
+      folder: a stage's folder or a checkpoint's.
+      config: the source model.
+    """
+
+    conversion: str
+    stage: str | None
+    folder: pathlib.Path
+    config: ModelConfig
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, Any]:
+        """Nested dictionary of the source's shapes."""
+        return parameter_shapes(self.config)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedStage:
+    """A stage with all that follows from it.
+
+    Attributes:
+      stage: as written.
+      training: how it is trained.
+      source: what it is warm-started from, if anything.
+      folder: where it lives.
+      tokens_per_update: positions of the original sequences in one batch.
+    """
+
+    stage: Stage
+    training: Training
+    source: Source | None
+    folder: pathlib.Path
+    tokens_per_update: int
+
+    @property
+    def training_units(self) -> float:
+        """TU of the stage alone."""
+        return training_units(
+            self.training.model.config, self.stage.phases, self.tokens_per_update
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether its last checkpoint is there."""
+        return checkpoints.latest_step(self.folder) == self.training.steps
+
+    def counts(self, span: Span) -> tuple[int, int]:
+        """Trainable and frozen parameters of a phase."""
+        sizes = {path: leaf.size for path, leaf in tree.flatten(self.training.shapes).items()}
+        trainable = sum(sizes[path] for path in span.cohorts)
+        return trainable, sum(sizes.values()) - trainable
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Largest size of one checkpoint: parameters and two moments of what trains, float32."""
+        return max(
+            4 * (3 * trainable + frozen)
+            for trainable, frozen in map(self.counts, self.training.spans)
+        )
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
+    """Nested dictionary of a model's parameter shapes."""
+    model = models.build(config)
+    names = {*model.TOKENS, model.TARGETS, "masked_positions", "decoder_input_tokens"}
+    return jax.eval_shape(functools.partial(init_params, model, 0, dict.fromkeys(names, 8)))
+
+
+def resolve(
+    recipe: Recipe,
+    model_dir: pathlib.Path,
+    mesh: Mesh,
+    *,
+    vocab_size: int,
+    vocabulary: str | None,
+    features: Callable[[Stage], Mapping[str, int]],
+) -> list[ResolvedStage]:
+    """Resolves and checks every stage.
+
+    Args:
+      recipe: as written.
+      model_dir: the run's folder.
+      mesh: devices.
+      vocab_size: ids of the vocabulary.
+      vocabulary: its checksum, or None if it is still to be trained.
+      features: {feature: static length} of a stage's batches.
+
+    Raises:
+      UserError: whatever cannot work, by field.
+    """
+    resolved: list[ResolvedStage] = []
+    for index, stage in enumerate(recipe.stages):
+        config = model_config.load(
+            stage.model, size=stage.size, vocab_size=vocab_size, overrides=stage.model_overrides
+        )
+        if recipe.sequence_length > config.max_positions:
+            raise UserError(
+                "Recipe.sequence_length",
+                recipe.sequence_length,
+                f"{stage.model} has {config.max_positions} positions",
+            )
+        training = Training(
+            name=stage.name,
+            model=models.build(config),
+            features=features(stage),
+            phases=stage.phases,
+            optimizer=stage.optimizer,
+            partitioning=recipe.partitioning,
+            checkpointing=recipe.checkpointing,
+            batch_size=stage.batch_size,
+            seed=recipe.seed + index,
+            logits_tile=recipe.logits_tile,
+            log_every=recipe.log_every,
+            validate_every=recipe.validate_every,
+        )
+        _check_features(stage, training)
+        recipe.partitioning.check_batch(stage.batch_size, mesh, field="Stage.batch_size")
+        stage.optimizer.schedule(stage.steps)
+        recipe.partitioning.parameter_shardings(training.shapes, mesh)
+        _ = training.spans
+        resolved.append(
+            ResolvedStage(
+                stage=stage,
+                training=training,
+                source=_source(stage, config, resolved, vocabulary),
+                folder=model_dir / stage.name,
+                tokens_per_update=stage.batch_size * recipe.sequence_length,
+            )
+        )
+    keep = recipe.checkpointing.keep + 1
+    unfinished = [stage.checkpoint_bytes for stage in resolved if not stage.finished]
+    checkpoints.check_space(model_dir, keep * max(unfinished, default=0))
+    return resolved
+
+
+def _check_features(stage: Stage, training: Training) -> None:
+    if training.model.TARGETS not in training.features:
+        kind = "a seq2seq model" if training.model.config.decoder_layers else "an encoder"
+        raise UserError(
+            "Stage.objective",
+            stage.objective,
+            f"makes {', '.join(training.features)}; {stage.model} is {kind} and needs "
+            f"{training.model.TARGETS}",
+        )
+
+
+def _source(
+    stage: Stage, config: ModelConfig, earlier: list[ResolvedStage], vocabulary: str | None
+) -> Source | None:
+    if stage.warm_start is None:
+        return None
+    name, conversion = stage.warm_start.source, stage.warm_start.conversion
+    for other in earlier:
+        if other.stage.name == name:
+            source = Source(conversion, name, other.folder, other.training.model.config)
+            theirs = vocabulary
+            break
+    else:
+        if "/" not in name and not pathlib.Path(name).exists():
+            known = ", ".join(other.stage.name for other in earlier) or "none"
+            raise UserError(
+                "WarmStart.source", name, f"neither an earlier stage ({known}) nor a path"
+            )
+        folder = checkpoints.find(name, field="WarmStart.source")
+        metadata = checkpoints.read_metadata(folder)
+        source = Source(conversion, None, folder, ModelConfig(**metadata["model"]))
+        theirs = metadata["vocabulary"]
+    warm_start.check(
+        conversion,
+        source.config,
+        config,
+        source_vocabulary=str(theirs),
+        target_vocabulary=str(vocabulary),
+    )
+    warm_start.plan(conversion, source.shapes, parameter_shapes(config))
+    return source
+
+
+def identity(recipe: Recipe, resolved: list[ResolvedStage], data: Mapping[str, Any]) -> dict:
+    """What decides the numbers that come out: a run may go on only under the same.
+
+    Left out is what changes speed, memory, or what is shown: the mesh, checkpointing, reports,
+    rematerialisation and scanning.
+    """
+    stages = []
+    for one in resolved:
+        written = dataclasses.asdict(one.stage)
+        model = one.training.model.config.to_dict()
+        for name in ("scan_layers", "remat"):
+            model.pop(name)
+        written.pop("model_overrides")
+        stages.append(written | {"model": model})
+    fields = ("corpus", "sequence_length", "alpha", "seed")
+    return plain(
+        {name: getattr(recipe, name) for name in fields} | dict(data) | {"stages": stages}
+    )
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would give it back."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def differences(old: Any, new: Any, path: str = "Recipe") -> list[str]:
+    """Where two identities differ: `Recipe.seed: 0 there, 1 now`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [
+            line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}")
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line
+            for i, (a, b) in enumerate(zip(old, new, strict=True))
+            for line in differences(a, b, f"{path}[{i}]")
+        ]
+    return [] if old == new else [f"{path}: {old!r} there, {new!r} now"]

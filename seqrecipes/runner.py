@@ -1,0 +1,325 @@
+"""Runs a recipe: vocabulary, packed text, then stage after stage, each in its own folder.
+
+A finished stage is skipped and a started one goes on, so that the same command, given again, does
+what is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import logging
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import gin
+import jax
+from jax.experimental import multihost_utils
+
+from seqrecipes import resolve as resolving
+from seqrecipes import tree
+from seqrecipes.conversion import warm_start
+from seqrecipes.errors import UserError
+from seqrecipes.recipe import Recipe, Stage
+from seqrecipes.resolve import ResolvedStage
+from seqrecipes.training import checkpoints, loop, reporting
+from seqrecipes.training import partitioning as parts
+
+if TYPE_CHECKING:
+    from seqrecipes.data.blocks import Blocks
+    from seqrecipes.data.tasks import PretrainingTask
+
+log = logging.getLogger(__name__)
+
+RECIPE_FILE = "recipe.json"
+STAGE_FILE = "stage.json"
+
+
+@gin.configurable("train")
+class Run:
+    """A recipe in its folder.
+
+    Args:
+      recipe: what to train.
+      model_dir: the run's folder.
+    """
+
+    def __init__(self, recipe: Recipe = gin.REQUIRED, model_dir: str = gin.REQUIRED):
+        self.recipe = recipe
+        self.model_dir = pathlib.Path(model_dir)
+        self.mesh = recipe.partitioning.mesh()
+        self.vocabulary_path = pathlib.Path(
+            recipe.vocabulary or self.model_dir / "vocabulary" / "spm.model"
+        )
+        try:
+            importlib.import_module(recipe.tasks)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "Recipe.tasks", recipe.tasks, f"{error}; run from the root of the clone"
+            ) from error
+
+    def task(self, stage: Stage) -> PretrainingTask:
+        """The seqio task of a stage."""
+        from seqrecipes.data import tasks
+
+        return tasks.get_task(self.recipe.corpus, stage.objective)
+
+    def ensure_vocabulary(self) -> None:
+        """Trains the vocabulary on the corpus if the recipe names none and there is none yet."""
+        if not self.recipe.vocabulary and not self.vocabulary_path.exists():
+            if jax.process_index() == 0:
+                from seqrecipes.data import vocabulary
+
+                size = self.recipe.vocabulary_size
+                log.info("training a vocabulary of %s pieces", f"{size:,}")
+                corpus = self.task(self.recipe.stages[0]).source.corpus
+                texts = vocabulary.sample_texts(corpus, self.recipe.alpha)
+                vocabulary.train_vocabulary(texts, size, self.vocabulary_path.parent)
+            _barrier("vocabulary")
+
+    def check_corpus(self) -> None:
+        """Reads the first training document of every language."""
+        corpus = self.task(self.recipe.stages[0]).source.corpus
+        for language in corpus.languages:
+            if next(iter(corpus.documents(language, "train")), None) is None:
+                raise UserError("corpus", self.recipe.corpus, f"no text in language {language}")
+
+    def resolve(self, blocks: Blocks | None = None) -> list[ResolvedStage]:
+        """Checks the recipe; before the text is packed, source lengths are those without [DOC]."""
+        from seqrecipes.data.vocabulary import Vocabulary
+
+        path = self.vocabulary_path
+        vocabulary = None
+        if self.recipe.vocabulary or path.exists():
+            _bind_vocabulary(path)
+            vocabulary = Vocabulary(str(path))
+
+        def features(stage: Stage) -> Mapping[str, int]:
+            specials = blocks.max_specials if blocks else 0
+            return self.task(stage).objective.lengths(self.recipe.sequence_length, specials)
+
+        return resolving.resolve(
+            self.recipe,
+            self.model_dir,
+            self.mesh,
+            vocab_size=vocabulary.size if vocabulary else self.recipe.vocabulary_size,
+            vocabulary=vocabulary.checksum if vocabulary else None,
+            features=features,
+        )
+
+    def execute(self, only: str | None = None) -> list[ResolvedStage]:
+        """Trains what is left of the recipe, or of one of its stages.
+
+        Raises:
+          UserError: something cannot work; nothing was trained.
+          Interrupted: a signal came, and the state was saved.
+        """
+        chosen = None if only is None else self.recipe.index(only)
+        self.check_corpus()
+        self.resolve()
+        self.ensure_vocabulary()
+        self.resolve()
+        from seqrecipes.data.blocks import prepare_blocks
+
+        task = self.task(self.recipe.stages[0])
+        blocks = prepare_blocks(task, self.recipe.sequence_length - 2, self.model_dir / "data")
+        resolved = self.resolve(blocks)
+        self._claim(resolved, blocks)
+        for index, stage in enumerate(resolved):
+            if chosen not in (None, index):
+                continue
+            if stage.finished:
+                log.info("%s: finished already, skipped", stage.stage.name)
+                continue
+            self._train(stage, blocks)
+        return resolved
+
+    def _claim(self, resolved: list[ResolvedStage], blocks: Blocks) -> None:
+        """Writes what this folder is for, or refuses if it is for something else."""
+        data = {name: blocks.manifest[name] for name in ("corpus_fingerprint", "languages")}
+        data["vocabulary"] = blocks.vocabulary_checksum
+        ours = resolving.identity(self.recipe, resolved, data)
+        file = self.model_dir / RECIPE_FILE
+        if file.exists():
+            if changed := resolving.differences(json.loads(file.read_text("utf-8")), ours):
+                raise UserError(
+                    "MODEL_DIR",
+                    str(self.model_dir),
+                    f"holds another recipe ({'; '.join(changed)}); choose another folder or "
+                    "restore these values",
+                )
+        elif jax.process_index() == 0:
+            file.write_text(json.dumps(ours, indent=2) + "\n", "utf-8")
+        if jax.process_index() == 0:
+            (self.model_dir / "config.gin").write_text(gin.config_str(), "utf-8")
+        _barrier("recipe")
+
+    def _train(self, stage: ResolvedStage, blocks: Blocks) -> None:
+        from seqrecipes.data.loader import Loader
+        from seqrecipes.data.stream import training_stream, validation_stream
+
+        recipe, training = self.recipe, stage.training
+        if stage.source and stage.source.stage:
+            source = checkpoints.latest_step(stage.source.folder)
+            steps = recipe.stages[recipe.index(stage.source.stage)].steps
+            if source != steps:
+                raise UserError(
+                    "WarmStart.source",
+                    stage.source.stage,
+                    f"that stage stands at step {source or 0} of {steps}; train it first",
+                )
+        objective = self.task(stage.stage).objective
+        loader = Loader(
+            training_stream(blocks, objective, alpha=recipe.alpha, seed=training.seed),
+            validation_stream(
+                blocks,
+                objective,
+                seed=training.seed,
+                max_examples=recipe.validation_examples or None,
+            ),
+            training.batch_size,
+            parts.local_rows(training.batch_size, self.mesh),
+        )
+        first = jax.process_index() == 0
+        if first:
+            stage.folder.mkdir(parents=True, exist_ok=True)
+            facts = describe_stage(stage) | {"unigram_entropy": blocks.unigram_entropy()}
+            (stage.folder / STAGE_FILE).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+            (stage.folder / "model-info.txt").write_text(model_info(stage), "utf-8")
+        _barrier(stage.stage.name)
+
+        def writers(start: int) -> list[reporting.Writer]:
+            if not first:
+                return []
+            # clu brings TensorFlow, which the training room does without.
+            from clu import metric_writers
+
+            lines = reporting.JsonLines(stage.folder / reporting.METRICS_FILE, start)
+            return [lines, metric_writers.SummaryWriter(str(stage.folder))]
+
+        loop.train(
+            training,
+            stage.folder,
+            mesh=self.mesh,
+            initial_params=functools.partial(self._initial_params, stage),
+            batches=loader,
+            metadata={
+                "stage": stage.stage.name,
+                "objective": stage.stage.objective,
+                "model": training.model.config.to_dict(),
+                "vocabulary": blocks.vocabulary_checksum,
+                "recipe": json.loads((self.model_dir / RECIPE_FILE).read_text("utf-8")),
+            },
+            writers=writers,
+        )
+
+    def _initial_params(self, stage: ResolvedStage) -> dict[str, Any]:
+        if stage.source is None:
+            return stage.training.random_params(self.mesh)
+        params, account = warm_started(stage, self.mesh)
+        log.info("%s: warm start from %s\n%s", stage.stage.name, stage.source.folder, account)
+        if jax.process_index() == 0:
+            (stage.folder / "warm-start.txt").write_text(f"{account}\n", "utf-8")
+        return params
+
+
+def warm_started(
+    stage: ResolvedStage, mesh: jax.sharding.Mesh
+) -> tuple[dict[str, Any], warm_start.Account]:
+    """A stage's parameters out of its source's latest checkpoint, straight onto the mesh."""
+    source, training = stage.source, stage.training
+    assert source is not None
+    layout = training.partitioning.parameter_shardings(source.shapes, mesh)
+    like = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout[path])
+        for path, leaf in tree.flatten(source.shapes).items()
+    }
+    checkpoint = checkpoints.find(source.folder, field="WarmStart.source")
+    params = checkpoints.restore_params(checkpoint, tree.unflatten(like))
+    account = warm_start.plan(source.conversion, source.shapes, training.shapes)
+    convert = functools.partial(
+        warm_start.convert, account=account, initialise=training.initial_values
+    )
+    shardings = training.partitioning.parameter_shardings(training.shapes, mesh)
+    return jax.jit(convert, out_shardings=tree.unflatten(shardings))(params), account
+
+
+def describe_stage(stage: ResolvedStage) -> dict[str, Any]:
+    """Facts of a stage for reports."""
+    training = stage.training
+    return {
+        "name": stage.stage.name,
+        "objective": stage.stage.objective,
+        "warm_start": stage.source and str(stage.source.folder),
+        "parameters": sum(stage.counts(training.spans[0])),
+        "tokens": training.steps * stage.tokens_per_update,
+        "training_units": stage.training_units,
+        "phases": [
+            {"start": s.start, "stop": s.stop, "freeze": list(phase.freeze)}
+            for s, phase in zip(training.spans, stage.stage.phases, strict=True)
+        ],
+    }
+
+
+def model_info(stage: ResolvedStage) -> str:
+    """Every parameter: path, shape, and the phases in which it is frozen."""
+    lines = []
+    for path, leaf in sorted(tree.flatten(stage.training.shapes).items()):
+        frozen = [str(span.index) for span in stage.training.spans if path in span.frozen]
+        note = f"  frozen in phase {', '.join(frozen)}" if frozen else ""
+        lines.append(f"{path:<60} {str(leaf.shape):<22} {leaf.size:>12,}{note}")
+    total = sum(leaf.size for leaf in tree.flatten(stage.training.shapes).values())
+    return "\n".join([*lines, f"total {total:,}", ""])
+
+
+def describe(run: Run, resolved: list[ResolvedStage]) -> str:
+    """The resolved recipe for a person: stages, phases, counts, batch, mesh, tokens, TU."""
+    recipe, shape = run.recipe, run.mesh.shape
+    device = jax.devices()[0].device_kind
+    lines = [
+        f"recipe in {run.model_dir}: corpus {recipe.corpus}, sequences of "
+        f"{recipe.sequence_length} tokens, alpha {recipe.alpha}, seed {recipe.seed}",
+        f"mesh: data {shape['data']} x fsdp {shape['fsdp']} x tensor {shape['tensor']} ({device}), "
+        f"{recipe.partitioning.micro_batches} micro-batches, "
+        f"ZeRO-1 {'on' if recipe.partitioning.zero1 else 'off'}",
+        f"vocabulary: {resolved[0].training.model.config.vocab_size:,} ids, "
+        + ("to be trained on the corpus" if not run.vocabulary_path.exists() else str(run.vocabulary_path)),
+    ]
+    total = 0.0
+    for one in resolved:
+        stage, training = one.stage, one.training
+        state = "finished" if one.finished else f"at step {checkpoints.latest_step(one.folder) or 0:,}"
+        lines += [
+            "",
+            f"stage {stage.name}: {stage.model}:{stage.size} on {recipe.corpus}.{stage.objective} "
+            f"({state})",
+            f"  batch {stage.batch_size:,} x {recipe.sequence_length} = "
+            f"{one.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
+            f"warm-up {stage.optimizer.warmup_steps:,}, floor {stage.optimizer.floor:g}",
+        ]
+        if one.source:
+            lines.append(f"  warm start: {one.source.conversion} from {one.source.folder}")
+        for span, phase in zip(training.spans, stage.phases, strict=True):
+            trainable, frozen = one.counts(span)
+            lines.append(
+                f"  steps {span.start:>9,} to {span.stop:>9,}: {trainable:>13,} trainable, "
+                f"{frozen:>13,} frozen {list(phase.freeze) or ''}"
+            )
+        total += one.training_units
+        lines.append(
+            f"  {training.steps:,} updates, {training.steps * one.tokens_per_update:,} tokens, "
+            f"{one.training_units:.4g} TU"
+        )
+    return "\n".join([*lines, "", f"total {total:.4g} TU"])
+
+
+def _bind_vocabulary(path: pathlib.Path) -> None:
+    with gin.unlock_config():
+        gin.bind_parameter("pretraining_vocabulary.path", str(path))
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,73 @@
+"""Trains a recipe: `python -m seqrecipes.train --gin_file=gin/2stage_unfrz.gin`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from seqrecipes.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m seqrecipes.train", description=__doc__)
+    parser.add_argument("--dry_run", action="store_true", help="check and print, train nothing")
+    parser.add_argument("--stage", metavar="NAME", help="run this stage alone")
+    group = parser.add_argument_group(
+        "several processes", "on TPU pods and SLURM --multiprocess finds the rest by itself"
+    )
+    group.add_argument("--multiprocess", action="store_true", help="start jax.distributed")
+    group.add_argument("--coordinator_address", metavar="HOST:PORT")
+    group.add_argument("--process_count", type=int, metavar="N")
+    group.add_argument("--process_index", type=int, metavar="I")
+
+    # gin is light; jax and TensorFlow are imported after --help had its chance.
+    from seqrecipes import configuration
+
+    configuration.add_flags(parser)
+    flags, bindings = configuration.parse_flags(parser, argv)
+    try:
+        return _run(flags, bindings)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
+    import jax
+
+    if flags.multiprocess or flags.coordinator_address:
+        jax.distributed.initialize(
+            flags.coordinator_address, flags.process_count, flags.process_index
+        )
+    from seqrecipes import configuration, report, runner
+    from seqrecipes.data import corpora  # noqa: F401 -- gin names
+    from seqrecipes.training import reporting
+    from seqrecipes.training.interruption import Interrupted
+
+    reporting.log_to_terminal(jax.process_index())
+    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
+    run = runner.Run()
+    if flags.dry_run:
+        run.check_corpus()
+        print(runner.describe(run, run.resolve()))
+        return 0
+    try:
+        run.execute(flags.stage)
+    except Interrupted as stop:
+        logging.getLogger(__name__).info(
+            "stopped by %s; saved. The same command goes on from there", stop
+        )
+        return 128 + stop.signum
+    if jax.process_index() == 0 and flags.stage is None:
+        print(report.write([run.model_dir], run.model_dir))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

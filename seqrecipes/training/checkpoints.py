@@ -1,0 +1,207 @@
+"""Checkpoints of a stage: orbax, asynchronous, restored onto any mesh.
+
+One folder a step, with three items: `params`, `optimizer` and `metadata` (JSON: recipe, model
+configuration, vocabulary checksum, data position), so that a checkpoint explains itself. Orbax
+writes to a temporary folder and renames it when all is on disk: a killed run leaves no half
+checkpoint under a step's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from seqrecipes.errors import UserError
+from seqrecipes.training.step import TrainState
+
+log = logging.getLogger(__name__)
+
+FOLDER = "checkpoints"
+TEMPORARY = ".orbax-checkpoint-tmp"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpointing:
+    """When to save and what to keep.
+
+    Attributes:
+      every: steps between checkpoints.
+      keep: number of latest checkpoints kept.
+      keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
+    """
+
+    every: int = 5_000
+    keep: int = 2
+    keep_every: int = 0
+
+    def __post_init__(self) -> None:
+        for field, least in (("every", 1), ("keep", 1), ("keep_every", 0)):
+            if getattr(self, field) < least:
+                raise UserError(
+                    f"Checkpointing.{field}", getattr(self, field), f"must be at least {least}"
+                )
+
+
+class Checkpoints:
+    """The checkpoints of one stage.
+
+    Args:
+      stage_dir: the stage's folder; checkpoints lie in `checkpoints/<step>` below it.
+      policy: what to keep.
+    """
+
+    def __init__(self, stage_dir: pathlib.Path, policy: Checkpointing):
+        self._dir = stage_dir.absolute() / FOLDER
+        for partial in unfinished(stage_dir):
+            log.warning("ignoring and removing %s: it was cut off before it was complete", partial)
+        keep: list[Any] = [checkpoint_managers.LatestN(policy.keep)]
+        if policy.keep_every:
+            keep.append(checkpoint_managers.EveryNSteps(policy.keep_every))
+        self._manager = ocp.CheckpointManager(
+            self._dir,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """Step of the latest complete checkpoint, if any."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any]) -> None:
+        """Starts to save; returns when the state may be donated. A step saved already is left."""
+        if step == self.latest():
+            return
+        with _disk_errors(self._dir):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    optimizer=ocp.args.StandardSave(state.optimizer),
+                    metadata=ocp.args.JsonSave(dict(metadata)),
+                ),
+                force=True,
+            )
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state of a step, laid out as the shapes and shardings in `like` say."""
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(like.params),
+                optimizer=ocp.args.StandardRestore(like.optimizer),
+            ),
+        )
+        count = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
+        return TrainState(step=count, params=restored["params"], optimizer=restored["optimizer"])
+
+    def metadata(self, step: int) -> dict[str, Any]:
+        """What was saved beside the arrays."""
+        return self._manager.restore(
+            step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        )["metadata"]
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        with _disk_errors(self._dir):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then releases the threads."""
+        self.wait()
+        self._manager.close()
+
+
+class _disk_errors:
+    """Turns a full disk, which arrives wrapped in many ways, into an error that says so."""
+
+    def __init__(self, directory: pathlib.Path):
+        self._directory = directory
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        seen: BaseException | None = error
+        while seen is not None:
+            if "No space left" in str(seen) or "RESOURCE_EXHAUSTED" in str(seen):
+                raise UserError(
+                    "MODEL_DIR",
+                    str(self._directory),
+                    "the disk is full; free some space and run the same command again: it goes "
+                    "on from the last complete checkpoint",
+                ) from error
+            seen = seen.__cause__ or seen.__context__
+
+
+def latest_step(stage_dir: pathlib.Path) -> int | None:
+    """Step of the latest complete checkpoint of a stage's folder, without opening it."""
+    folder = stage_dir / FOLDER
+    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
+    return max(steps, default=None)
+
+
+def unfinished(stage_dir: pathlib.Path) -> list[pathlib.Path]:
+    """Folders of checkpoints that were cut off while they were written."""
+    return sorted((stage_dir / FOLDER).glob(f"*{TEMPORARY}*"))
+
+
+def find(path: str | pathlib.Path, *, field: str) -> pathlib.Path:
+    """The folder of one checkpoint: itself, or the latest one of a stage's folder.
+
+    Raises:
+      UserError: there is no complete checkpoint.
+    """
+    path = pathlib.Path(path).absolute()
+    if (path / "params").is_dir() and (path / "metadata").is_dir():
+        return path
+    stage_dir = path.parent if path.name == FOLDER else path
+    step = latest_step(stage_dir)
+    if step is None:
+        what = "holds no complete checkpoint" if path.is_dir() else "does not exist"
+        raise UserError(
+            field, str(path), f"{what}; name a stage's folder or one of its checkpoints/<step>"
+        )
+    return stage_dir / FOLDER / str(step)
+
+
+def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
+    """The JSON beside the arrays of a checkpoint's folder."""
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return checkpointer.restore(checkpoint / "metadata")
+
+
+def restore_params(checkpoint: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a checkpoint's folder, laid out as the shapes and shardings of `like`."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(checkpoint / "params", like)
+
+
+def check_space(directory: pathlib.Path, needed: int) -> None:
+    """Refuses to start what cannot be saved.
+
+    Args:
+      directory: where checkpoints will be written; it need not exist yet.
+      needed: bytes.
+
+    Raises:
+      UserError: less is free.
+    """
+    existing = next(p for p in [directory.absolute(), *directory.absolute().parents] if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise UserError(
+            "MODEL_DIR",
+            str(directory),
+            f"checkpoints need {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free some "
+            "space, choose another folder, or lower Checkpointing.keep",
+        )

@@ -1,0 +1,282 @@
+"""The training loop of one stage: restore or initialise, run its phases, save, validate.
+
+The state at a step is a function of the recipe and of that step alone: batches and dropout keys
+come from the step's number, so that a run may be killed anywhere and goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from seqrecipes import tree
+from seqrecipes.models import Model
+from seqrecipes.training import flops, reporting
+from seqrecipes.training import partitioning as parts
+from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
+from seqrecipes.training.interruption import Interrupted, Watch
+from seqrecipes.training.loss import Sums
+from seqrecipes.training.optimizer import AdamW
+from seqrecipes.training.partitioning import Partitioning
+from seqrecipes.training.phases import Phase, Span, span_of, spans
+from seqrecipes.training.step import (
+    TrainState,
+    enter_phase,
+    init_params,
+    make_eval_step,
+    make_train_step,
+    state_shardings,
+)
+
+log = logging.getLogger(__name__)
+
+LocalBatch = Mapping[str, np.ndarray]
+
+
+class Batches(Protocol):
+    """Where batches come from; this process's rows of each."""
+
+    def train(self, start: int, stop: int) -> Iterator[LocalBatch]:
+        """The batches of steps start ... stop - 1."""
+        ...
+
+    def validation(self) -> Iterable[LocalBatch]:
+        """The same batches at every call, and as many in every process."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How one stage is trained.
+
+    Attributes:
+      name: the stage's name.
+      model: the module.
+      features: {feature: static length} of a batch.
+      phases: spans of steps with their frozen sets.
+      optimizer: AdamW and its schedule.
+      partitioning: mesh, layout, micro-batches.
+      checkpointing: when to save and what to keep.
+      batch_size: examples per update, over all devices and micro-batches.
+      seed: initialisation and dropout are functions of it.
+      logits_tile: positions per example that have vocabulary logits at one time.
+      log_every: steps between reports.
+      validate_every: steps between validations; there is one at the end in any case.
+    """
+
+    name: str
+    model: Model
+    features: Mapping[str, int]
+    phases: Sequence[Phase]
+    optimizer: AdamW
+    partitioning: Partitioning
+    checkpointing: Checkpointing
+    batch_size: int
+    seed: int
+    logits_tile: int
+    log_every: int
+    validate_every: int
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, Any]:
+        """Nested dictionary of the parameters' shapes."""
+        return jax.eval_shape(self.initial_values)
+
+    @functools.cached_property
+    def spans(self) -> list[Span]:
+        """The phases, placed."""
+        return spans(self.phases, tree.flatten(self.shapes))
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole stage."""
+        return self.spans[-1].stop
+
+    def initial_values(self) -> dict[str, Any]:
+        """Random parameters, for use under jit."""
+        return init_params(self.model, self.seed, self.features)
+
+    def random_params(self, mesh: Mesh) -> dict[str, Any]:
+        """Parameters from scratch; the same values on every mesh."""
+        shardings = tree.unflatten(self.partitioning.parameter_shardings(self.shapes, mesh))
+        return jax.jit(self.initial_values, out_shardings=shardings)()
+
+    def abstract_state(self, span: Span, mesh: Mesh) -> TrainState:
+        """Shapes and shardings of the state within a phase."""
+        step = jax.ShapeDtypeStruct((), jnp.int32)
+        state = jax.eval_shape(
+            functools.partial(enter_phase, span=span, adamw=self.optimizer),
+            TrainState(step, self.shapes, {}),
+        )
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            state,
+            state_shardings(state, self.partitioning, mesh),
+        )
+
+    def compile_step(self, span: Span, mesh: Mesh) -> Any:
+        """The jitted update of a phase; the state is donated."""
+        step = make_train_step(
+            self.model,
+            self.optimizer,
+            span,
+            total_steps=self.steps,
+            seed=self.seed,
+            micro_batches=self.partitioning.micro_batches,
+            tile=self.logits_tile,
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state(span, mesh))
+        return jax.jit(
+            step, donate_argnums=0, out_shardings=(shardings, parts.replicated(mesh))
+        )
+
+    def flops_per_step(self, span: Span) -> float:
+        """Model FLOPs of one update in a phase."""
+        names = {path.split("/")[0] for path in span.cohorts}
+        by_part = flops.training(self.model.config, self.features, names.__contains__)
+        return self.batch_size * sum(by_part.values())
+
+
+def train(
+    training: Training,
+    stage_dir: pathlib.Path,
+    *,
+    mesh: Mesh,
+    initial_params: Callable[[], dict[str, Any]],
+    batches: Batches,
+    metadata: Mapping[str, Any],
+    writers: Callable[[int], list[reporting.Writer]],
+) -> dict[str, float]:
+    """Trains a stage to its end and returns its final validation metrics.
+
+    Args:
+      training: what to train, and how.
+      stage_dir: folder of the stage; checkpoints and metrics go there.
+      mesh: devices.
+      initial_params: makes the first parameters, laid out on the mesh; called for a fresh start.
+      batches: where batches come from.
+      metadata: saved with every checkpoint, beside the step and the data position.
+      writers: makes the metric writers of a run that begins at the given step.
+
+    Raises:
+      Interrupted: a signal came; a checkpoint of the last step was saved before.
+      FloatingPointError: the loss is no longer finite; names the steps.
+    """
+    checkpoints = Checkpoints(stage_dir, training.checkpointing)
+    start = checkpoints.latest() or 0
+    reporter = reporting.Reporter(
+        training.name,
+        writers(start),
+        start=start,
+        stop=training.steps,
+        flops_limit=_flops_limit(),
+        quiet=jax.process_index() > 0,
+    )
+
+    def save(state: TrainState, step: int) -> None:
+        position = {"step": step, "examples": step * training.batch_size}
+        checkpoints.save(step, state, dict(metadata) | position)
+
+    try:
+        with training.partitioning.on(mesh), Watch() as watch:
+            state = _first_state(training, checkpoints, start, mesh, initial_params)
+            evaluate = _evaluator(training, mesh, batches)
+            pending: list[Mapping[str, Any]] = []
+            step = start
+            for span in training.spans:
+                if step >= span.stop:
+                    continue
+                state = _enter(training, state, span, mesh)
+                update = training.compile_step(span, mesh)
+                for local in batches.train(step, span.stop):
+                    batch = parts.global_batch(local, training.batch_size, mesh)
+                    state, metrics = update(state, batch)
+                    step += 1
+                    pending.append(metrics)
+                    if step == max(start, span.start) + 1:
+                        reporter.restart_clock(step)  # compiling is over
+                    saves = step % training.checkpointing.every == 0
+                    signum = watch.check(step)
+                    reports = step % training.log_every == 0 or step == training.steps
+                    if pending and (reports or saves or signum is not None):
+                        rows = jax.device_get(pending)
+                        _check_finite(rows, step)
+                        reporter.train(step, rows, training.flops_per_step(span))
+                        pending = []
+                    if step % training.validate_every == 0 and step < training.steps:
+                        reporter.validation(step, evaluate(state.params))
+                        reporter.restart_clock(step)
+                    if saves or signum is not None:
+                        save(state, step)
+                    if signum is not None:
+                        raise Interrupted(signum, step)
+            validated = evaluate(state.params)
+            reporter.validation(step, validated)
+            save(state, step)
+            return validated
+    finally:
+        checkpoints.close()
+        reporter.close()
+
+
+def _first_state(
+    training: Training,
+    checkpoints: Checkpoints,
+    start: int,
+    mesh: Mesh,
+    initial_params: Callable[[], dict[str, Any]],
+) -> TrainState:
+    if start:
+        log.info("%s: resuming at step %d", training.name, start)
+        # The checkpoint holds the state of the phase that made its last step.
+        span = span_of(training.spans, start - 1)
+        return checkpoints.restore(start, training.abstract_state(span, mesh))
+    zero = jax.device_put(jnp.zeros((), jnp.int32), parts.replicated(mesh))
+    return TrainState(step=zero, params=initial_params(), optimizer={})
+
+
+def _enter(training: Training, state: TrainState, span: Span, mesh: Mesh) -> TrainState:
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, training.abstract_state(span, mesh))
+    enter = functools.partial(enter_phase, span=span, adamw=training.optimizer)
+    return jax.jit(enter, out_shardings=shardings, donate_argnums=0)(state)
+
+
+def _evaluator(
+    training: Training, mesh: Mesh, batches: Batches
+) -> Callable[[tree.Tree], dict[str, float]]:
+    step = jax.jit(
+        make_eval_step(training.model, training.logits_tile), out_shardings=parts.replicated(mesh)
+    )
+
+    def evaluate(params: tree.Tree) -> dict[str, float]:
+        total = np.zeros(3)
+        for local in batches.validation():
+            batch = parts.global_batch(local, training.batch_size, mesh)
+            total += np.array(jax.device_get(step(params, batch)), np.float64)
+        sums = Sums(*total)
+        return {"loss": sums.loss / sums.tokens, "accuracy": sums.correct / sums.tokens}
+
+    return evaluate
+
+
+def _flops_limit() -> float | None:
+    peak = flops.PEAKS.get(jax.devices()[0].device_kind)
+    return peak and peak * jax.device_count()
+
+
+def _check_finite(rows: list[Mapping[str, Any]], step: int) -> None:
+    for back, row in enumerate(reversed(rows)):
+        if not np.isfinite(row["loss"]):
+            raise FloatingPointError(
+                f"the loss is {row['loss']} at step {step - back}; the last checkpoint was made "
+                "before it. Lower AdamW.peak or AdamW.clip_norm, or look at the data there"
+            )

@@ -1,0 +1,78 @@
+"""Cross-entropy summed over tokens, without logits for all tokens at once.
+
+A loss is a sum over tokens; it is divided once, by the number of target tokens of the whole batch,
+whatever the number of devices or micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Sums(NamedTuple):
+    """Scalars summed over target tokens: cross-entropy in nats, tokens, correct predictions."""
+
+    loss: Array
+    tokens: Array
+    correct: Array
+
+
+def cross_entropy(logits_BxTxV: Array, targets_BxT: Array, pad_id: int) -> Sums:
+    """Sums over the positions whose target is not padding."""
+    weights_BxT = (targets_BxT != pad_id).astype(logits_BxTxV.dtype)
+    # A comparison in place of a gather: it stays local when the vocabulary is sharded.
+    hit_BxTxV = jnp.arange(logits_BxTxV.shape[-1]) == targets_BxT[..., None]
+    target_logits_BxT = jnp.sum(jnp.where(hit_BxTxV, logits_BxTxV, 0), axis=-1)
+    losses_BxT = jax.nn.logsumexp(logits_BxTxV, axis=-1) - target_logits_BxT
+    correct_BxT = jnp.argmax(logits_BxTxV, axis=-1) == targets_BxT
+    return Sums(
+        jnp.sum(losses_BxT * weights_BxT),
+        jnp.sum(weights_BxT),
+        jnp.sum(correct_BxT * weights_BxT),
+    )
+
+
+def tiled_cross_entropy(
+    logits_of: Callable[[Array], Array],
+    hidden_BxTxD: Array,
+    targets_BxT: Array,
+    *,
+    pad_id: int,
+    tile: int,
+) -> Sums:
+    """`cross_entropy(logits_of(hidden), targets)` over tiles of positions.
+
+    At most `tile` positions of each example have logits at any time; the backward pass computes
+    them again.
+
+    Args:
+      logits_of: vocabulary projection, [B, t, D] -> [B, t, V].
+      hidden_BxTxD: final states.
+      targets_BxT: target ids; padding is no target.
+      pad_id: id of padding.
+      tile: positions per tile.
+    """
+    batch, length, width = hidden_BxTxD.shape
+    if length <= tile:
+        return cross_entropy(logits_of(hidden_BxTxD), targets_BxT, pad_id)
+    tiles = -(-length // tile)
+    extra = ((0, 0), (0, tiles * tile - length))
+    hidden = jnp.pad(hidden_BxTxD, (*extra, (0, 0))).reshape(batch, tiles, tile, width)
+    targets = jnp.pad(targets_BxT, extra, constant_values=pad_id).reshape(batch, tiles, tile)
+
+    @jax.checkpoint
+    def add(total: Sums, inputs: tuple[Array, Array]) -> tuple[Sums, None]:
+        sums = cross_entropy(logits_of(inputs[0]), inputs[1], pad_id)
+        return Sums(*map(jnp.add, total, sums)), None
+
+    zero = jnp.zeros((), jnp.promote_types(hidden_BxTxD.dtype, jnp.float32))
+    total, _ = jax.lax.scan(
+        add, Sums(zero, zero, zero), (hidden.swapaxes(0, 1), targets.swapaxes(0, 1))
+    )
+    return total

@@ -1,0 +1,133 @@
+"""AdamW on the trainable part of a model, in cohorts, with a linear schedule.
+
+Frozen parameters have no gradient, no moments and no update. Clipping sees the trainable part only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from seqrecipes import tree
+from seqrecipes.errors import UserError
+
+Array = jax.Array
+Leaves = Mapping[str, Array]
+State = dict[str, optax.ScaleByAdamState]
+
+# No decay on biases and LayerNorm.
+DECAY_RULES: tuple[tuple[str, bool], ...] = ((r".*(bias|scale)$", False), (r".*", True))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """AdamW, linear warm-up, linear decay to a floor (Soltan et al. 2023, appendix E).
+
+    The paper gives the schedule; betas and weight decay are those of its fine-tuning (Table 10),
+    epsilon and clipping are common practice.
+
+    Attributes:
+      peak: learning rate at the end of the warm-up.
+      warmup_steps: W.
+      floor: learning rate of the last update.
+      beta1: decay of the first moment.
+      beta2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decoupled, times the learning rate.
+      clip_norm: largest global norm of the trainable part's gradient; 0 does not clip.
+      decay_rules: (regular expression over parameter paths, whether to decay), first match wins.
+    """
+
+    peak: float = 1.5e-4
+    warmup_steps: int = 5_000
+    floor: float = 5e-6
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    decay_rules: tuple[tuple[str, bool], ...] = DECAY_RULES
+
+    def __post_init__(self) -> None:
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise UserError(f"AdamW.{field}", getattr(self, field), "lies in [0, 1)")
+        for field in ("floor", "weight_decay", "clip_norm", "warmup_steps"):
+            if getattr(self, field) < 0:
+                raise UserError(f"AdamW.{field}", getattr(self, field), "must not be negative")
+        if self.peak < self.floor or self.peak <= 0:
+            raise UserError("AdamW.peak", self.peak, f"must be positive, at least {self.floor=}")
+
+    def schedule(self, total_steps: int) -> optax.Schedule:
+        """Learning rate of update number t = 1 ... total_steps, continued linearly down to t = 0.
+
+        peak * t / W up to t = W, then floor + (peak - floor) * (T - t) / (T - W).
+
+        Raises:
+          UserError: the warm-up does not end before the stage does.
+        """
+        if self.warmup_steps >= total_steps:
+            raise UserError(
+                "AdamW.warmup_steps",
+                self.warmup_steps,
+                f"must be less than the stage's {total_steps} steps",
+            )
+        return optax.join_schedules(
+            [
+                optax.linear_schedule(0.0, self.peak, self.warmup_steps),
+                optax.linear_schedule(self.peak, self.floor, total_steps - self.warmup_steps),
+            ],
+            [self.warmup_steps],
+        )
+
+    def _adam(self) -> optax.GradientTransformation:
+        return optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
+
+    def init(self, trainable: Leaves, cohorts: Mapping[str, int], old: State) -> State:
+        """Optimizer state for a phase.
+
+        Args:
+          trainable: {path: parameter} of the phase.
+          cohorts: {path: cohort} of the phase.
+          old: state of the phase before; its cohorts go on with the parameters they still hold.
+
+        Returns:
+          {cohort: Adam's count and moments of its parameters}.
+        """
+        state: State = {}
+        for cohort in sorted(set(cohorts.values())):
+            members = {path: trainable[path] for path in trainable if cohorts[path] == cohort}
+            if (kept := old.get(str(cohort))) is None:
+                state[str(cohort)] = self._adam().init(members)
+            else:
+                state[str(cohort)] = kept._replace(
+                    mu={path: kept.mu[path] for path in members},
+                    nu={path: kept.nu[path] for path in members},
+                )
+        return state
+
+    def update(
+        self, gradients: Leaves, state: State, trainable: Leaves, learning_rate: Array
+    ) -> tuple[dict[str, Array], State, Array]:
+        """One update: new parameters, new state, and the gradient's global norm before clipping."""
+        norm = optax.tree.norm(gradients)
+        if self.clip_norm:
+            scale = jnp.minimum(1.0, self.clip_norm / jnp.maximum(norm, 1e-38))
+            gradients = {path: g * scale for path, g in gradients.items()}
+        directions: dict[str, Array] = {}
+        new_state: State = {}
+        for cohort, old in state.items():
+            members = {path: gradients[path] for path in old.mu}
+            updates, new_state[cohort] = self._adam().update(members, old)
+            directions |= updates
+        decays = tree.first_match(self.decay_rules, trainable, field="AdamW.decay_rules")
+        parameters = {
+            path: p
+            - learning_rate * (directions[path] + (self.weight_decay * p if decays[path] else 0.0))
+            for path, p in trainable.items()
+        }
+        return parameters, new_state, norm

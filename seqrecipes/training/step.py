@@ -1,0 +1,198 @@
+"""One update: gradients of the trainable part, summed over micro-batches, and AdamW.
+
+A step is compiled once per phase. Frozen parameters enter it as constants, so that no gradient, no
+moment and no update exists for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+
+from seqrecipes import tree
+from seqrecipes.models import Model
+from seqrecipes.training import partitioning as parts
+from seqrecipes.training.loss import Sums, tiled_cross_entropy
+from seqrecipes.training.optimizer import AdamW, State
+from seqrecipes.training.partitioning import Partitioning
+from seqrecipes.training.phases import Span
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+
+
+@struct.dataclass
+class TrainState:
+    """All that changes during training.
+
+    Attributes:
+      step: int32 scalar, the number of updates done.
+      params: nested dictionary of float32 parameters.
+      optimizer: {cohort: Adam state}, for the trainable parameters only.
+    """
+
+    step: Any
+    params: Any
+    optimizer: State
+
+
+def state_shardings(
+    state: TrainState, partitioning: Partitioning, mesh: Mesh
+) -> TrainState:
+    """A TrainState of shardings, for a state of arrays or of shapes."""
+    by_path = partitioning.parameter_shardings(state.params, mesh)
+
+    def moments(leaves: Mapping[str, Any]) -> dict[str, NamedSharding]:
+        return {
+            path: partitioning.moment_sharding(by_path[path], leaf.shape)
+            for path, leaf in leaves.items()
+        }
+
+    whole = parts.replicated(mesh)
+    return TrainState(
+        step=whole,
+        params=tree.unflatten(by_path),
+        optimizer={
+            cohort: optax.ScaleByAdamState(whole, moments(adam.mu), moments(adam.nu))
+            for cohort, adam in state.optimizer.items()
+        },
+    )
+
+
+def init_params(model: Model, seed: int, features: Mapping[str, int]) -> dict[str, Any]:
+    """Random parameters; call it under jit or eval_shape."""
+    example = {name: jnp.zeros((1, length), jnp.int32) for name, length in features.items()}
+    return model.init(jax.random.key(seed), example)["params"]
+
+
+def split_params(params: tree.Tree, span: Span) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({path: trainable leaf}, {path: frozen leaf}) of a phase."""
+    leaves = tree.flatten(params)
+    frozen = {path: leaves.pop(path) for path in list(leaves) if path in span.frozen}
+    return leaves, frozen
+
+
+def enter_phase(state: TrainState, span: Span, adamw: AdamW) -> TrainState:
+    """The state with which a phase begins or goes on: moments for its trainable part alone.
+
+    Entering the phase that the state is in already changes nothing.
+    """
+    trainable, _ = split_params(state.params, span)
+    return state.replace(optimizer=adamw.init(trainable, span.cohorts, state.optimizer))
+
+
+def loss_sums(
+    model: Model, params: tree.Tree, batch: Batch, example_ids: Array | None, key: Array | None,
+    tile: int,
+) -> Sums:
+    """Summed cross-entropy of a batch; without dropout if `example_ids` is None."""
+    variables = {"params": params}
+    hidden = model.apply(
+        variables, batch, example_ids, method="hidden", rngs=None if key is None else {"dropout": key}
+    )
+    return tiled_cross_entropy(
+        lambda h: model.apply(variables, h, method="logits"),
+        hidden,
+        batch[model.TARGETS],
+        pad_id=model.config.pad_id,
+        tile=tile,
+    )
+
+
+def make_train_step(
+    model: Model,
+    adamw: AdamW,
+    span: Span,
+    *,
+    total_steps: int,
+    seed: int,
+    micro_batches: int,
+    tile: int,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """The update of a phase, to be compiled by the caller with the state donated.
+
+    Args:
+      model: the module.
+      adamw: optimizer and schedule.
+      span: which parameters train.
+      total_steps: length of the stage, which the schedule spans.
+      seed: dropout keys are a function of (seed, step, example).
+      micro_batches: parts of the batch, processed one after the other.
+      tile: positions per tile of vocabulary logits.
+
+    Returns:
+      (state, batch) -> (state, metrics); metrics are float32 scalars: loss and accuracy per target
+      token, gradient_norm of the trainable part, learning_rate, tokens (before noise, without
+      padding), padding (share of all positions).
+    """
+    schedule = adamw.schedule(total_steps)
+
+    def split(x: Array) -> Array:
+        # Row r goes to part r % m: each device keeps its rows.
+        return x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        trainable, frozen = split_params(state.params, span)
+
+        def loss(leaves: dict[str, Array], part: Batch, ids: Array) -> tuple[Array, Sums]:
+            sums = loss_sums(model, tree.unflatten(leaves | frozen), part, ids, key, tile)
+            return sums.loss, sums
+
+        gradient = jax.grad(loss, has_aux=True)
+        ids = jnp.arange(batch[model.TARGETS].shape[0])
+        if micro_batches == 1:
+            gradients, sums = gradient(trainable, batch, ids)
+        else:
+            def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, total, gradient(trainable, *part)), None
+
+            split_batch = ({name: split(x) for name, x in batch.items()}, split(ids))
+            shapes = jax.eval_shape(
+                gradient, trainable, *jax.tree.map(lambda x: x[0], split_batch)
+            )
+            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            (gradients, sums), _ = jax.lax.scan(add, zeros, split_batch)
+
+        tokens = jnp.maximum(sums.tokens, 1)
+        learning_rate = schedule(state.step + 1)
+        params, optimizer, norm = adamw.update(
+            {path: g / tokens for path, g in gradients.items()},
+            state.optimizer,
+            trainable,
+            learning_rate,
+        )
+        metrics = {
+            "loss": sums.loss / tokens,
+            "accuracy": sums.correct / tokens,
+            "gradient_norm": norm,
+            "learning_rate": learning_rate,
+        } | token_counts(model, batch)
+        new_state = TrainState(
+            step=state.step + 1, params=tree.unflatten(params | frozen), optimizer=optimizer
+        )
+        return new_state, metrics
+
+    return train_step
+
+
+def token_counts(model: Model, batch: Batch) -> dict[str, Array]:
+    """`tokens`: original tokens of the batch; `padding`: share of padding in all token features."""
+    pad_id = model.config.pad_id
+    real = {name: jnp.sum(x != pad_id) for name, x in batch.items() if name in model.TOKENS}
+    size = sum(batch[name].size for name in real)
+    return {
+        "tokens": real[model.TOKENS[-1]].astype(jnp.float32),
+        "padding": 1 - sum(real.values()) / size,
+    }
+
+
+def make_eval_step(model: Model, tile: int) -> Callable[[tree.Tree, Batch], Sums]:
+    """(params, batch) -> summed cross-entropy, without dropout."""
+    return lambda params, batch: loss_sums(model, params, batch, None, None, tile)

@@ -1,0 +1,85 @@
+"""Packaging: what the wheel holds, what it needs, and what each extra adds.
+
+Tool settings live in pyproject.toml and exact versions in requirements.lock; docs/dependencies.md
+gives the reason for every name below. Lower bounds are the oldest releases with the interfaces
+used here, upper bounds are left to the lock.
+"""
+
+import ast
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+
+def read_version() -> str:
+    """Returns `__version__` from the package's source; importing it would need its dependencies."""
+    for node in ast.parse((ROOT / "seqrecipes" / "__init__.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
+            return str(ast.literal_eval(node.value))
+    raise RuntimeError("seqrecipes/__init__.py sets no __version__")
+
+
+INSTALL_REQUIRES = [
+    "clu>=0.0.12",
+    "flax>=0.12.8",
+    "gin-config>=0.5.0",
+    "jax>=0.10.2",
+    "matplotlib>=3.9",
+    "ml-collections>=1.1.0",
+    "numpy>=2.0",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "protobuf>=6.31.1",
+    "sentencepiece>=0.2.1",
+    "seqio>=0.0.20",
+    "tensorflow>=2.21.0",
+    "tensorflow-datasets>=4.9.10",
+    "tqdm>=4.66",
+]
+
+EXTRAS_REQUIRE = {
+    "cuda13": ["jax[cuda13]>=0.10.2"],
+    "tpu": ["jax[tpu]>=0.10.2"],
+    "hf": ["safetensors>=0.5", "tokenizers>=0.21", "torch>=2.6", "transformers>=4.50"],
+    # apache-beam needs protobuf 6, whereas sentencepiece 0.2.3 refuses one below 7.36.1 when it is
+    # imported and does not say so in its metadata.
+    "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
+    # t5x is in no package index. Its own metadata names airio and jestimator by these very
+    # addresses, and pip refuses a second, different address for one name, so only t5x is pinned.
+    "t5x": [
+        "airio @ git+https://github.com/google/airio",
+        "cached-property",
+        "chex",
+        "fiddle>=0.2.5",
+        "jaxtyping",
+        "jestimator @ git+https://github.com/google-research/jestimator",
+        "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
+    ],
+    "dev": [
+        "hypothesis>=6.100",
+        "mypy>=1.15",
+        "pytest>=8.3",
+        "ruff>=0.11",
+        "tensorboard>=2.20",
+        "types-protobuf",
+        "types-tqdm",
+    ],
+}
+
+setup(
+    name="seqrecipes",
+    version=read_version(),
+    description=(
+        "Sequential pre-training of multilingual encoders and sequence-to-sequence models in JAX"
+    ),
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    # configs/, gin/, tasks/ and tests/ are used from a clone and stay out of the wheel.
+    packages=find_packages(include=["seqrecipes", "seqrecipes.*"]),
+    package_data={"seqrecipes": ["data/sample/*.txt"]},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+)

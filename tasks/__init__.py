@@ -1,0 +1,1 @@
+"""Which data: seqio registrations, meant to be read and edited."""

@@ -1,0 +1,28 @@
+"""Eight CPU devices for the whole session, so that meshes are tested on any machine.
+
+The variables are read when JAX starts, hence here, before any test imports it. Child processes
+inherit them; a test that wants another number of devices sets `XLA_FLAGS` for its child.
+"""
+
+from __future__ import annotations
+
+import os
+
+FLAGS = {
+    "--xla_force_host_platform_device_count": "8",
+    # Tests compile much and compute little; LLVM's optimiser takes most of the time to compile.
+    # The graph's own passes, and with them sharding and cost analysis, are not concerned.
+    "--xla_backend_optimization_level": "0",
+}
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        *(
+            flag
+            for flag in os.environ.get("XLA_FLAGS", "").split()
+            if flag.partition("=")[0] not in FLAGS
+        ),
+        *(f"{name}={value}" for name, value in FLAGS.items()),
+    ]
+)

@@ -1,0 +1,139 @@
+"""The models once more, slowly: NumPy in float64, one example, one head, one position at a time.
+
+Written from the papers' description of the transformer (pre-LN: Soltan et al. 2023, section 2.1;
+post-LN and the MLM head: RoBERTa), not from the Flax modules; it shares only parameter names.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from seqrecipes.models import ModelConfig
+
+Params = Any
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """The exact GELU, x times the normal distribution function."""
+    return x * np.vectorize(lambda v: 0.5 * math.erfc(-v / math.sqrt(2)))(x)
+
+
+def layer_norm(x: np.ndarray, params: Params, epsilon: float) -> np.ndarray:
+    """LayerNorm of a [..., D] array by its definition: centre, then the mean square."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred**2).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + epsilon) * params["scale"] + params["bias"]
+
+
+def attention(x: np.ndarray, memory: np.ndarray, allowed: np.ndarray, p: Params) -> np.ndarray:
+    """x [T, D] attends to memory [S, D] where allowed [T, S]."""
+    result = np.tile(p["output"]["bias"], (len(x), 1))
+    for head in range(p["query"]["kernel"].shape[1]):
+        query, key, value = (
+            states @ p[name]["kernel"][:, head] + p[name]["bias"][head]
+            for name, states in (("query", x), ("key", memory), ("value", memory))
+        )
+        for t in range(len(x)):
+            keys = np.flatnonzero(allowed[t])
+            scores = key[keys] @ query[t] / math.sqrt(query.shape[1])
+            weights = np.exp(scores - scores.max())
+            mixed = weights @ value[keys] / weights.sum()
+            result[t] += mixed @ p["output"]["kernel"][head]
+    return result
+
+
+def stack(
+    x: np.ndarray,
+    allowed: np.ndarray,
+    memory: np.ndarray | None,
+    memory_allowed: np.ndarray | None,
+    params: Params,
+    config: ModelConfig,
+) -> np.ndarray:
+    """All layers and, pre-LN, the LayerNorm after the last."""
+
+    def pick(node: Params, index: int) -> Params:
+        if isinstance(node, dict):
+            return {name: pick(child, index) for name, child in node.items()}
+        return node[index]
+
+    def feed_forward(y: np.ndarray, p: Params) -> np.ndarray:
+        inner = gelu(y @ p["input"]["kernel"] + p["input"]["bias"])
+        return inner @ p["output"]["kernel"] + p["output"]["bias"]
+
+    depth = len(params["layers"]["mlp"]["input"]["bias"])
+    for index in range(depth):
+        p = pick(params["layers"], index)
+        sublayers = [
+            ("self_attention", lambda y, p=p: attention(y, y, allowed, p["self_attention"])),
+            ("mlp", lambda y, p=p: feed_forward(y, p["mlp"])),
+        ]
+        if memory is not None:
+            assert memory_allowed is not None
+            sublayers.insert(
+                1,
+                (
+                    "cross_attention",
+                    lambda y, p=p: attention(y, memory, memory_allowed, p["cross_attention"]),
+                ),
+            )
+        for name, function in sublayers:
+            norm = p[f"{name}_norm"]
+            if config.norm == "pre":
+                x = x + function(layer_norm(x, norm, config.norm_epsilon))
+            else:
+                x = layer_norm(x + function(x), norm, config.norm_epsilon)
+    if config.norm == "pre":
+        x = layer_norm(x, params["final_norm"], config.norm_epsilon)
+    return x
+
+
+def embed(tokens: np.ndarray, params: Params, side: str, config: ModelConfig) -> np.ndarray:
+    """Token, position and (encoder) type 0 embeddings of one sequence."""
+    own = params[side]["embedding"]
+    x = params["token_embedding"]["embedding"][tokens]
+    x = x + own["position"]["embedding"][: len(tokens)]
+    if side == "encoder":
+        x = x + own["type"]["embedding"][0]
+    return layer_norm(x, own["norm"], config.norm_epsilon) if config.embedding_norm else x
+
+
+def encode(tokens: np.ndarray, params: Params, config: ModelConfig) -> np.ndarray:
+    """States [S, D] of one source."""
+    allowed = np.tile(tokens != config.pad_id, (len(tokens), 1))
+    x = embed(tokens, params, "encoder", config)
+    return stack(x, allowed, None, None, params["encoder"]["stack"], config)
+
+
+def mlm_logits(batch: dict[str, np.ndarray], params: Params, config: ModelConfig) -> np.ndarray:
+    """Logits [B, P, V] at the masked positions."""
+    head = params["mlm_head"]
+    table = (params["token_embedding"] if config.tie_head else head["projection"])["embedding"]
+    result = []
+    for tokens, positions in zip(
+        batch["encoder_input_tokens"], batch["masked_positions"], strict=True
+    ):
+        h = encode(tokens, params, config)[positions]
+        h = gelu(h @ head["dense"]["kernel"] + head["dense"]["bias"])
+        result.append(layer_norm(h, head["norm"], config.norm_epsilon) @ table.T + head["bias"])
+    return np.stack(result)
+
+
+def seq2seq_logits(batch: dict[str, np.ndarray], params: Params, config: ModelConfig) -> np.ndarray:
+    """Logits [B, T, V] of every decoder position."""
+    table = params["token_embedding" if config.tie_head else "lm_head"]["embedding"]
+    result = []
+    for source, target in zip(
+        batch["encoder_input_tokens"], batch["decoder_input_tokens"], strict=True
+    ):
+        length = len(target)
+        past = np.arange(length)[None, :] <= np.arange(length)[:, None]
+        real = np.tile(source != config.pad_id, (length, 1))
+        x = embed(target, params, "decoder", config)
+        memory = encode(source, params, config)
+        x = stack(x, past, memory, real, params["decoder"]["stack"], config)
+        result.append(x @ table.T)
+    return np.stack(result)

@@ -1,0 +1,141 @@
+"""Trains a model through phases as the runner does, on one device or on a mesh, for the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from seqrecipes import tree
+from seqrecipes.models import Model
+from seqrecipes.training import partitioning as parts
+from seqrecipes.training.optimizer import AdamW
+from seqrecipes.training.partitioning import Partitioning
+from seqrecipes.training.phases import Phase, Span, spans
+from seqrecipes.training.step import (
+    TrainState,
+    enter_phase,
+    init_params,
+    make_train_step,
+    state_shardings,
+)
+
+FREEZE = ("encoder", "token_embedding")
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+
+
+def fresh_state(params: tree.Tree) -> TrainState:
+    """A state at step 0 that has entered no phase yet; the parameters are copied."""
+    return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params), {})
+
+
+def lengths(batch: dict[str, np.ndarray]) -> dict[str, int]:
+    """{feature: length}, as `init_params` wants it."""
+    return {name: x.shape[1] for name, x in batch.items()}
+
+
+def initial(model: Model, batch: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
+    """Freshly initialised parameters, on one device."""
+    return jax.jit(functools.partial(init_params, model, seed, lengths(batch)))()
+
+
+def place(params: tree.Tree, phases: Sequence[Phase]) -> list[Span]:
+    """The phases' spans for a parameter tree."""
+    return spans(phases, tree.flatten(params))
+
+
+def compiled_step(
+    model: Model,
+    adamw: AdamW,
+    span: Span,
+    *,
+    total_steps: int,
+    micro_batches: int = 1,
+    tile: int = 8,
+    seed: int = 1,
+) -> Step:
+    """The jitted update of a phase, on one device."""
+    step = make_train_step(
+        model,
+        adamw,
+        span,
+        total_steps=total_steps,
+        seed=seed,
+        micro_batches=micro_batches,
+        tile=tile,
+    )
+    return jax.jit(step, donate_argnums=0)
+
+
+def leaves(state: TrainState) -> dict[str, np.ndarray]:
+    """{path: parameter} copied to the host."""
+    return {path: np.array(x) for path, x in tree.flatten(state.params).items()}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves: its last state, parameters at each phase's end, metrics of each step."""
+
+    state: TrainState
+    ends: list[dict[str, np.ndarray]]
+    metrics: list[dict[str, float]]
+    states: list[TrainState]
+
+
+def run(
+    model: Model,
+    batch: dict[str, np.ndarray],
+    phases: Sequence[Phase],
+    adamw: AdamW,
+    partitioning: Partitioning,
+    *,
+    mesh: Any = None,
+    tile: int = 8,
+) -> Result:
+    """Initialises on the mesh (or on one device if it is None) and trains on one batch."""
+    shapes = jax.eval_shape(functools.partial(init_params, model, 0, lengths(batch)))
+    placed = place(shapes, phases)
+    rows = len(next(iter(batch.values())))
+    with contextlib.ExitStack() as stack:
+        shardings, inputs = None, dict(batch)
+        if mesh is not None:
+            stack.enter_context(partitioning.on(mesh))
+            shardings = tree.unflatten(partitioning.parameter_shardings(shapes, mesh))
+            partitioning.check_batch(rows, mesh, field="batch_size")
+            chosen = parts.local_rows(rows, mesh)
+            inputs = parts.global_batch({k: v[chosen] for k, v in batch.items()}, rows, mesh)
+        init = functools.partial(init_params, model, 0, lengths(batch))
+        params = jax.jit(init, out_shardings=shardings)()
+        state = TrainState(jnp.zeros((), jnp.int32), params, {})
+        ends, metrics, states = [], [], []
+        for span in placed:
+            enter = functools.partial(enter_phase, span=span, adamw=adamw)
+            layout: Any = None
+            if mesh is not None:
+                layout = state_shardings(jax.eval_shape(enter, state), partitioning, mesh)
+            state = jax.jit(enter, out_shardings=layout)(state)
+            step = jax.jit(
+                make_train_step(
+                    model,
+                    adamw,
+                    span,
+                    total_steps=placed[-1].stop,
+                    seed=1,
+                    micro_batches=partitioning.micro_batches,
+                    tile=tile,
+                ),
+                donate_argnums=0,
+                out_shardings=None if mesh is None else (layout, parts.replicated(mesh)),
+            )
+            for _ in range(span.start, span.stop):
+                state, values = step(state, inputs)
+                metrics.append({name: float(value) for name, value in values.items()})
+            ends.append(leaves(state))
+            states.append(jax.tree.map(jnp.copy, state))
+    return Result(state, ends, metrics, states)
