@@ -1,7 +1,8 @@
 """12 encoder and 2 decoder layers: `bart-12e2d` in Table 1 of Soltan et al. 2023."""
 
-from configs.base import base
 from ml_collections import ConfigDict
+
+from configs.base import base
 
 
 def get_config(size: str = "full") -> ConfigDict:

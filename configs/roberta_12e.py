@@ -1,7 +1,8 @@
 """The MLM encoder, 12 layers: `roberta-12e` in Table 1 of Soltan et al. 2023."""
 
-from configs.base import base
 from ml_collections import ConfigDict
+
+from configs.base import base
 
 
 def get_config(size: str = "full") -> ConfigDict:

@@ -12,7 +12,6 @@ import re
 from collections.abc import Sequence
 
 import gin
-
 from seqrecipes.errors import UserError
 
 _BINDING = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
-
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.training.checkpoints import Checkpointing
@@ -131,9 +130,7 @@ class Recipe:
         return names.index(name)
 
 
-def training_units(
-    config: ModelConfig, phases: Sequence[Phase], tokens_per_update: int
-) -> float:
+def training_units(config: ModelConfig, phases: Sequence[Phase], tokens_per_update: int) -> float:
     """TU of a stage by the rule of Soltan et al. 2023 (section 2.1, appendix D).
 
     1 TU is 100k updates of 12 layers with D = 1024 on 1M (2048 x 512) tokens. A frozen encoder

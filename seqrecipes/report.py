@@ -1,7 +1,7 @@
 """What came out of one or several runs: `python -m seqrecipes.report runs/demo`.
 
-Reads the stages' metrics and writes a table and a picture of the loss curves. Several runs are drawn
-together, so that a warm-started model stands beside one from scratch.
+Reads the stages' metrics and writes a table and a picture of the loss curves. Several runs are
+drawn together, so that a warm-started model stands beside one from scratch.
 """
 
 from __future__ import annotations
@@ -60,8 +60,16 @@ def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
 def table(records: Sequence[StageRecord]) -> str:
     """A Markdown table, one row a stage; losses in nats per target token."""
     header = (
-        "stage", "objective", "parameters", "steps", "tokens", "TU",
-        "validation loss", "accuracy", "unigram entropy", "padding",
+        "stage",
+        "objective",
+        "parameters",
+        "steps",
+        "tokens",
+        "TU",
+        "validation loss",
+        "accuracy",
+        "unigram entropy",
+        "padding",
     )
     rows = [header, tuple("---" for _ in header)]
     for record in records:
@@ -129,8 +137,11 @@ def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
         axis.set(title=title, xlabel="updates", ylabel="loss (nats per target token)")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, title="line: validation; pale: training; dotted: unfreezing",
-                    title_fontsize=7)
+        axis.legend(
+            fontsize=8,
+            title="line: validation; pale: training; dotted: unfreezing",
+            title_fontsize=7,
+        )
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 

@@ -71,9 +71,7 @@ class ResolvedStage:
     @property
     def training_units(self) -> float:
         """TU of the stage alone."""
-        return training_units(
-            self.training.model.config, self.stage.phases, self.tokens_per_update
-        )
+        return training_units(self.training.model.config, self.stage.phases, self.tokens_per_update)
 
     @property
     def finished(self) -> bool:
@@ -95,11 +93,19 @@ class ResolvedStage:
         )
 
 
+def any_features(config: ModelConfig) -> dict[str, int]:
+    """Features of some length: enough to initialise a model."""
+    names = ("encoder_input_tokens", "masked_positions", "masked_targets")
+    if config.decoder_layers:
+        names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
+    return dict.fromkeys(names, 8)
+
+
 def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
     """Nested dictionary of a model's parameter shapes."""
-    model = models.build(config)
-    names = {*model.TOKENS, model.TARGETS, "masked_positions", "decoder_input_tokens"}
-    return jax.eval_shape(functools.partial(init_params, model, 0, dict.fromkeys(names, 8)))
+    return jax.eval_shape(
+        functools.partial(init_params, models.build(config), 0, any_features(config))
+    )
 
 
 def resolve(
@@ -227,9 +233,7 @@ def identity(recipe: Recipe, resolved: list[ResolvedStage], data: Mapping[str, A
         written.pop("model_overrides")
         stages.append(written | {"model": model})
     fields = ("corpus", "sequence_length", "alpha", "seed")
-    return plain(
-        {name: getattr(recipe, name) for name in fields} | dict(data) | {"stages": stages}
-    )
+    return plain({name: getattr(recipe, name) for name in fields} | dict(data) | {"stages": stages})
 
 
 def plain(value: Any) -> Any:
@@ -246,7 +250,9 @@ def differences(old: Any, new: Any, path: str = "Recipe") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
         return [
-            line for key in keys for line in differences(old.get(key), new.get(key), f"{path}.{key}")
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{path}.{key}")
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [

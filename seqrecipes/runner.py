@@ -14,10 +14,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import gin
 import jax
 from jax.experimental import multihost_utils
 
+import gin
 from seqrecipes import resolve as resolving
 from seqrecipes import tree
 from seqrecipes.conversion import warm_start
@@ -218,32 +218,18 @@ class Run:
     def _initial_params(self, stage: ResolvedStage) -> dict[str, Any]:
         if stage.source is None:
             return stage.training.random_params(self.mesh)
-        params, account = warm_started(stage, self.mesh)
-        log.info("%s: warm start from %s\n%s", stage.stage.name, stage.source.folder, account)
+        source, training = stage.source, stage.training
+        params, account = warm_start.from_checkpoint(
+            source.conversion,
+            checkpoints.find(source.folder, field="WarmStart.source"),
+            source.shapes,
+            initialise=training.initial_values,
+            layout=functools.partial(training.partitioning.parameter_shardings, mesh=self.mesh),
+        )
+        log.info("%s: warm start from %s\n%s", stage.stage.name, source.folder, account)
         if jax.process_index() == 0:
             (stage.folder / "warm-start.txt").write_text(f"{account}\n", "utf-8")
         return params
-
-
-def warm_started(
-    stage: ResolvedStage, mesh: jax.sharding.Mesh
-) -> tuple[dict[str, Any], warm_start.Account]:
-    """A stage's parameters out of its source's latest checkpoint, straight onto the mesh."""
-    source, training = stage.source, stage.training
-    assert source is not None
-    layout = training.partitioning.parameter_shardings(source.shapes, mesh)
-    like = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout[path])
-        for path, leaf in tree.flatten(source.shapes).items()
-    }
-    checkpoint = checkpoints.find(source.folder, field="WarmStart.source")
-    params = checkpoints.restore_params(checkpoint, tree.unflatten(like))
-    account = warm_start.plan(source.conversion, source.shapes, training.shapes)
-    convert = functools.partial(
-        warm_start.convert, account=account, initialise=training.initial_values
-    )
-    shardings = training.partitioning.parameter_shardings(training.shapes, mesh)
-    return jax.jit(convert, out_shardings=tree.unflatten(shardings))(params), account
 
 
 def describe_stage(stage: ResolvedStage) -> dict[str, Any]:
@@ -269,7 +255,7 @@ def model_info(stage: ResolvedStage) -> str:
     for path, leaf in sorted(tree.flatten(stage.training.shapes).items()):
         frozen = [str(span.index) for span in stage.training.spans if path in span.frozen]
         note = f"  frozen in phase {', '.join(frozen)}" if frozen else ""
-        lines.append(f"{path:<60} {str(leaf.shape):<22} {leaf.size:>12,}{note}")
+        lines.append(f"{path:<60} {leaf.shape!s:<22} {leaf.size:>12,}{note}")
     total = sum(leaf.size for leaf in tree.flatten(stage.training.shapes).values())
     return "\n".join([*lines, f"total {total:,}", ""])
 
@@ -285,12 +271,18 @@ def describe(run: Run, resolved: list[ResolvedStage]) -> str:
         f"{recipe.partitioning.micro_batches} micro-batches, "
         f"ZeRO-1 {'on' if recipe.partitioning.zero1 else 'off'}",
         f"vocabulary: {resolved[0].training.model.config.vocab_size:,} ids, "
-        + ("to be trained on the corpus" if not run.vocabulary_path.exists() else str(run.vocabulary_path)),
+        + (
+            "to be trained on the corpus"
+            if not run.vocabulary_path.exists()
+            else str(run.vocabulary_path)
+        ),
     ]
     total = 0.0
     for one in resolved:
         stage, training = one.stage, one.training
-        state = "finished" if one.finished else f"at step {checkpoints.latest_step(one.folder) or 0:,}"
+        state = (
+            "finished" if one.finished else f"at step {checkpoints.latest_step(one.folder) or 0:,}"
+        )
         lines += [
             "",
             f"stage {stage.name}: {stage.model}:{stage.size} on {recipe.corpus}.{stage.objective} "

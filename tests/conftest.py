@@ -10,9 +10,11 @@ import os
 
 FLAGS = {
     "--xla_force_host_platform_device_count": "8",
-    # Tests compile much and compute little; LLVM's optimiser takes most of the time to compile.
-    # The graph's own passes, and with them sharding and cost analysis, are not concerned.
+    # Tests compile much and compute little: without LLVM's optimiser and without the slower of the
+    # two code generators for fusions, compiling takes a fifth of the time. The passes over the
+    # graph, and with them sharding and cost analysis, are not concerned.
     "--xla_backend_optimization_level": "0",
+    "--xla_cpu_use_fusion_emitters": "false",
 }
 
 os.environ["JAX_PLATFORMS"] = "cpu"

@@ -8,15 +8,19 @@ initialisation. What no rule asks for is dropped.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import pathlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from seqrecipes import tree
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
+from seqrecipes.training import checkpoints
 
 SAME = "same path"
 NEW = "new"
@@ -187,6 +191,38 @@ def plan(name: str, source: tree.Tree, target: tree.Tree) -> Account:
     dropped = tuple(sorted(leaves.keys() - used))
     sizes = _sizes({path: leaves[path] for path in dropped}) | _sizes(wanted)
     return Account(name, origins, dropped, sizes)
+
+
+def from_checkpoint(
+    name: str,
+    checkpoint: pathlib.Path,
+    source: tree.Tree,
+    *,
+    initialise: Callable[[], tree.Tree],
+    layout: Callable[[tree.Tree], Mapping[str, jax.sharding.Sharding]],
+) -> tuple[dict[str, Any], Account]:
+    """Converts a checkpoint's parameters, from disk straight onto a mesh.
+
+    Args:
+      name: one of `CONVERSIONS`.
+      checkpoint: a checkpoint's folder.
+      source: nested dictionary of the source's shapes.
+      initialise: makes the target's random parameters.
+      layout: gives {path: sharding} for a nested dictionary of shapes.
+
+    Returns:
+      The target's nested dictionary, and the account of it.
+    """
+    target = jax.eval_shape(initialise)
+    account = plan(name, source, target)
+    shardings = layout(source)
+    like = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+        for path, leaf in tree.flatten(source).items()
+    }
+    params = checkpoints.restore_params(checkpoint, tree.unflatten(like))
+    function = functools.partial(convert, account=account, initialise=initialise)
+    return jax.jit(function, out_shardings=tree.unflatten(layout(target)))(params), account
 
 
 def _sizes(leaves: Mapping[str, Any]) -> dict[str, int]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import gin
-
 from seqrecipes.errors import UserError
 
 Split = Literal["train", "validation"]

@@ -172,10 +172,10 @@ class SpanDenoise:
     which at least one ordinary token lies between two spans and no span crosses a special token
     is equally likely. So exactly B tokens go and spans never touch.
 
-    Where lengths cannot be placed, or are more spans than the static shapes allow (a draw beyond
-    6 standard deviations, probability about 1e-9), they are drawn again. Where that fails 16
-    times (blocks made of runs of one or two tokens), the longest runs are taken whole until B is
-    reached, B still being exact.
+    Lengths are drawn again where they cannot be placed, are more than the static shapes allow (a
+    draw beyond 6 standard deviations, probability about 1e-9), or would with their insertions make
+    the sequence longer. Where that fails 16 times (text whose documents have one or two tokens),
+    the longest runs of ordinary tokens are taken whole until B is reached; B stays exact.
 
     `bart_compat` samples like the published BART pre-training code instead: B = ceil(rate n),
     zero-length spans are drawn too, and spans start at distinct random tokens whether or not they
@@ -275,7 +275,10 @@ class SpanDenoise:
         }
 
     def _most_spans(self, budget: int) -> int:
-        """The most spans (with insertions) allowed: mean + 6 sd of a renewal count."""
+        """The most spans and insertions allowed: mean + 6 sd of a renewal count.
+
+        More than `budget` would make a sequence longer than it was.
+        """
         mean, variance = self.mean_span, self.mean_span
         if self.zero_spans == "ignore":
             positive = 1 - math.exp(-self.mean_span)
@@ -311,7 +314,7 @@ class SpanDenoise:
         if budget == 0:
             nothing = np.zeros(0, np.int64)
             return nothing, nothing, 0
-        most = self._most_spans(math.ceil(self.rate * total))
+        most = self._most_spans(budget)
         for _ in range(MAX_REDRAWS):
             lengths = self._draw_lengths(budget, uniform)
             if lengths.size > most:

@@ -131,7 +131,7 @@ def permute(index: np.ndarray, size: np.ndarray | int, *key: np.ndarray | int) -
     shape = np.shape(index)
     value = np.array(index, np.uint64).reshape(-1)
     limit = np.broadcast_to(np.asarray(size, np.uint64), shape).reshape(-1)
-    mixed = np.zeros(shape, np.uint64)
+    mixed: np.ndarray = np.zeros(shape, np.uint64)
     for word in key:
         mixed = _mix(mixed ^ np.asarray(word, np.int64).astype(np.uint64))
     mixed = np.broadcast_to(mixed, shape).reshape(-1)

@@ -114,7 +114,7 @@ class _Read:
 
     def take(self) -> dict[str, int]:
         counts = dataclasses.asdict(self)
-        self.__init__()
+        self.documents = self.empty_documents = self.characters = 0
         return counts
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 MAX_REDRAWS = 16
-_FEW_RUNS = 10  # up to here a blind placement succeeds often enough to be the faster way
+_FEW_RUNS = 20  # up to here blind placements succeed often enough to be the faster way
 _RESCALE_ABOVE = 1e200
 
 

@@ -1,7 +1,7 @@
 """Transformer layers, pre- or post-LayerNorm, shared by encoder and decoder.
 
-Letters in shape suffixes: B batch, T query length, S key length, D hidden size, F feed-forward size,
-H heads, K head size, L layers.
+Letters in shape suffixes: B batch, T query length, S key length, D hidden size, F feed-forward
+size, H heads, K head size, L layers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, example_ids_B: Array | None) -> Array:
-        """Drops elements of x [B, ...]; the identity if `example_ids_B` is None or the rate is 0."""
+        """Drops elements of x [B, ...]; the identity if `example_ids_B` is None or the rate 0."""
         if example_ids_B is None or self.rate == 0.0:
             return x
         keys_B = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), example_ids_B)
@@ -72,10 +72,10 @@ class Attention(nn.Module):
         self,
         x_BxTxD: Array,
         memory_BxSxD: Array,
-        mask_Bx1xTxS: Array,
+        mask_Bx1xTxS: Array | None,
         example_ids_B: Array | None,
     ) -> Array:
-        """Attends from x to memory where the mask (broadcast over B and T) is True; [B, T, D]."""
+        """Attends from x to memory [B, T, D] where the mask (None: all) is True."""
         c = self.config
 
         def heads(name: str, x: Array) -> Array:
@@ -93,9 +93,9 @@ class Attention(nn.Module):
             key_BxSxHxK,
             preferred_element_type=jnp.promote_types(c.dtype, jnp.float32),
         )
-        scores_BxHxTxS = jnp.where(
-            mask_Bx1xTxS, scores_BxHxTxS, jnp.finfo(scores_BxHxTxS.dtype).min
-        )
+        if mask_Bx1xTxS is not None:
+            lowest = jnp.finfo(scores_BxHxTxS.dtype).min
+            scores_BxHxTxS = jnp.where(mask_Bx1xTxS, scores_BxHxTxS, lowest)
         weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS).astype(c.dtype)
         weights_BxHxTxS = Dropout(c.attention_dropout, name="dropout")(
             weights_BxHxTxS, example_ids_B
@@ -170,7 +170,7 @@ class TransformerLayer(nn.Module):
 
 
 class TransformerStack(nn.Module):
-    """`num_layers` layers whose parameters are stacked on a leading axis L, and the final LayerNorm.
+    """`num_layers` layers, their parameters stacked on a leading axis L, and the final LayerNorm.
 
     Every leaf below `layers` has shape [L, ...], whether or not the loop is unrolled.
     """

@@ -186,6 +186,26 @@ def restore_params(checkpoint: pathlib.Path, like: Mapping[str, Any]) -> dict[st
         return checkpointer.restore(checkpoint / "params", like)
 
 
+def save_params(
+    stage_dir: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> pathlib.Path:
+    """Writes parameters without an optimizer as step 0 of a new folder, to warm-start from.
+
+    Returns:
+      The checkpoint's folder.
+    """
+    folder = stage_dir.absolute() / FOLDER
+    with _disk_errors(folder), ocp.CheckpointManager(folder) as manager:
+        manager.save(
+            0,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                metadata=ocp.args.JsonSave(dict(metadata) | {"step": 0, "examples": 0}),
+            ),
+        )
+    return folder / "0"
+
+
 def check_space(directory: pathlib.Path, needed: int) -> None:
     """Refuses to start what cannot be saved.
 

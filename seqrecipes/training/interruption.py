@@ -37,7 +37,7 @@ class Watch:
 
     def __enter__(self) -> Watch:
         watched = (signal.SIGINT,) if self._distributed else self.SIGNALS
-        self._old = {number: signal.signal(number, self._receive) for number in watched}
+        self._old = {int(number): signal.signal(number, self._receive) for number in watched}
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -24,7 +24,6 @@ from seqrecipes.training import flops, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
 from seqrecipes.training.interruption import Interrupted, Watch
-from seqrecipes.training.loss import Sums
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase, Span, span_of, spans
@@ -135,9 +134,7 @@ class Training:
             tile=self.logits_tile,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state(span, mesh))
-        return jax.jit(
-            step, donate_argnums=0, out_shardings=(shardings, parts.replicated(mesh))
-        )
+        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, parts.replicated(mesh)))
 
     def flops_per_step(self, span: Span) -> float:
         """Model FLOPs of one update in a phase."""
@@ -262,8 +259,8 @@ def _evaluator(
         for local in batches.validation():
             batch = parts.global_batch(local, training.batch_size, mesh)
             total += np.array(jax.device_get(step(params, batch)), np.float64)
-        sums = Sums(*total)
-        return {"loss": sums.loss / sums.tokens, "accuracy": sums.correct / sums.tokens}
+        loss, tokens, correct = total.tolist()
+        return {"loss": loss / tokens, "accuracy": correct / tokens}
 
     return evaluate
 

@@ -60,7 +60,9 @@ class Partitioning:
             if getattr(self, field) < 1:
                 raise UserError(f"Partitioning.{field}", getattr(self, field), "must be at least 1")
         if self.data < 1 and self.data != -1:
-            raise UserError("Partitioning.data", self.data, "must be at least 1, or -1 for the rest")
+            raise UserError(
+                "Partitioning.data", self.data, "must be at least 1, or -1 for the rest"
+            )
 
     def mesh(self) -> Mesh:
         """The mesh over all devices of all processes.
@@ -100,9 +102,7 @@ class Partitioning:
             not divide its dimension.
         """
         leaves = tree.flatten(shapes)
-        axes = tree.first_match(
-            self.parameter_rules, leaves, field="Partitioning.parameter_rules"
-        )
+        axes = tree.first_match(self.parameter_rules, leaves, field="Partitioning.parameter_rules")
         return {
             path: NamedSharding(mesh, self._spec(path, leaf.shape, axes[path], mesh))
             for path, leaf in leaves.items()
@@ -113,9 +113,11 @@ class Partitioning:
     ) -> PartitionSpec:
         if len(axes) != len(shape):
             raise UserError(
-                "Partitioning.parameter_rules", axes, f"{path} has the shape {shape}, name each axis"
+                "Partitioning.parameter_rules",
+                axes,
+                f"{path} has the shape {shape}, name each axis",
             )
-        spec = nn.logical_to_mesh_axes(axes, self.axis_rules)
+        spec = nn.logical_to_mesh_axes(axes, self.axis_rules) or PartitionSpec()
         for name, size, entry in zip(axes, shape, spec, strict=True):
             if size % (parts := _parts(entry, mesh)):
                 raise UserError(
@@ -129,6 +131,7 @@ class Partitioning:
     def moment_sharding(self, parameter: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
         """Where a parameter's moments lie: as the parameter, and over `data` too with ZeRO-1."""
         mesh = parameter.mesh
+        assert isinstance(mesh, Mesh)
         entries = [*parameter.spec, *[None] * (len(shape) - len(parameter.spec))]
         if self.zero1 and mesh.shape["data"] > 1:
             for i, (size, entry) in enumerate(zip(shape, entries, strict=True)):
@@ -170,7 +173,9 @@ def global_batch(local: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh) -
     """Global arrays from the rows that `local_rows` names, in that order."""
     sharding = batch_sharding(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, array, (batch_size, *array.shape[1:]))
+        name: jax.make_array_from_process_local_data(
+            sharding, array, (batch_size, *array.shape[1:])
+        )
         for name, array in local.items()
     }
 

@@ -160,7 +160,7 @@ class Reporter:
 
 
 def log_to_terminal(process_index: int) -> None:
-    """Sends this package's log to stderr: all of it from the first process, warnings from others."""
+    """Sends the package's log to stderr: from the first process all, from others warnings."""
     handler = TqdmHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("seqrecipes")

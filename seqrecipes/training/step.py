@@ -27,8 +27,7 @@ Array = jax.Array
 Batch = Mapping[str, Array]
 
 
-@struct.dataclass
-class TrainState:
+class TrainState(struct.PyTreeNode):
     """All that changes during training.
 
     Attributes:
@@ -42,9 +41,7 @@ class TrainState:
     optimizer: State
 
 
-def state_shardings(
-    state: TrainState, partitioning: Partitioning, mesh: Mesh
-) -> TrainState:
+def state_shardings(state: TrainState, partitioning: Partitioning, mesh: Mesh) -> TrainState:
     """A TrainState of shardings, for a state of arrays or of shapes."""
     by_path = partitioning.parameter_shardings(state.params, mesh)
 
@@ -88,16 +85,28 @@ def enter_phase(state: TrainState, span: Span, adamw: AdamW) -> TrainState:
 
 
 def loss_sums(
-    model: Model, params: tree.Tree, batch: Batch, example_ids: Array | None, key: Array | None,
+    model: Model,
+    params: tree.Tree,
+    batch: Batch,
+    example_ids: Array | None,
+    key: Array | None,
     tile: int,
 ) -> Sums:
     """Summed cross-entropy of a batch; without dropout if `example_ids` is None."""
     variables = {"params": params}
-    hidden = model.apply(
-        variables, batch, example_ids, method="hidden", rngs=None if key is None else {"dropout": key}
+    hidden: Any = model.apply(
+        variables,
+        batch,
+        example_ids,
+        method="hidden",
+        rngs=None if key is None else {"dropout": key},
     )
+
+    def logits(hidden: Array) -> Any:
+        return model.apply(variables, hidden, method="logits")
+
     return tiled_cross_entropy(
-        lambda h: model.apply(variables, h, method="logits"),
+        logits,
         hidden,
         batch[model.TARGETS],
         pad_id=model.config.pad_id,
@@ -150,13 +159,12 @@ def make_train_step(
         if micro_batches == 1:
             gradients, sums = gradient(trainable, batch, ids)
         else:
+
             def add(total: Any, part: tuple[Batch, Array]) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, total, gradient(trainable, *part)), None
 
             split_batch = ({name: split(x) for name, x in batch.items()}, split(ids))
-            shapes = jax.eval_shape(
-                gradient, trainable, *jax.tree.map(lambda x: x[0], split_batch)
-            )
+            shapes = jax.eval_shape(gradient, trainable, *jax.tree.map(lambda x: x[0], split_batch))
             zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             (gradients, sums), _ = jax.lax.scan(add, zeros, split_batch)
 
@@ -189,7 +197,7 @@ def token_counts(model: Model, batch: Batch) -> dict[str, Array]:
     size = sum(batch[name].size for name in real)
     return {
         "tokens": real[model.TOKENS[-1]].astype(jnp.float32),
-        "padding": 1 - sum(real.values()) / size,
+        "padding": 1 - jnp.asarray(sum(real.values())) / size,
     }
 
 

@@ -249,7 +249,7 @@ def test_static_lengths_of_a_full_sequence():
 @pytest.mark.parametrize("counting", [False, True])
 def test_placement_is_uniform(counting, monkeypatch):
     """Given ordered span lengths, all placements that do not touch or cross come equally often."""
-    if counting:
+    if counting:  # the way that blocks of many documents go
         monkeypatch.setattr(spans, "_FEW_RUNS", 0)
     runs = [5, 2, 6]
     payload = run_payload(runs)

@@ -45,16 +45,16 @@ def test_special_tokens_in_text_stay_text(vocabulary):
 
 
 def test_training_is_deterministic(tmp_path):
-    paths = [train_vocabulary(texts(), 34, tmp_path / name) for name in ("a", "b")]
+    paths = [train_vocabulary(texts(), 30, tmp_path / name) for name in ("a", "b")]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["spm.model"]
     assert Vocabulary(str(paths[0])).checksum == Vocabulary(str(paths[1])).checksum
 
 
 def test_byte_fallback_leaves_nothing_unknown(tmp_path):
-    path = train_vocabulary(texts(), 290, tmp_path, byte_fallback=True)
+    path = train_vocabulary(texts(), 286, tmp_path, byte_fallback=True)
     assert 3 not in Vocabulary(str(path)).encode("Привет")
-    path = train_vocabulary(texts(), 34, tmp_path / "plain")
+    path = train_vocabulary(texts(), 30, tmp_path / "plain")
     assert 3 in Vocabulary(str(path)).encode("Привет")
 
 
@@ -74,17 +74,17 @@ def test_sizes_that_do_not_fit_are_refused_with_the_limit(tmp_path):
 
 def test_no_text_and_an_existing_vocabulary_are_refused(tmp_path):
     with pytest.raises(UserError, match="no text to train on"):
-        train_vocabulary(iter(["", " "]), 34, tmp_path)
-    train_vocabulary(texts(), 34, tmp_path)
+        train_vocabulary(iter(["", " "]), 30, tmp_path)
+    train_vocabulary(texts(), 30, tmp_path)
     with pytest.raises(UserError, match=r"has a spm\.model; choose another folder"):
-        train_vocabulary(texts(), 34, tmp_path)
+        train_vocabulary(texts(), 30, tmp_path)
 
 
 def test_unusable_files_are_refused_at_first_use(tmp_path):
     (tmp_path / "text.model").write_text("not a model")
     prefix = tmp_path / "other"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=texts(), model_prefix=str(prefix), vocab_size=34, minloglevel=2
+        sentence_iterator=texts(), model_prefix=str(prefix), vocab_size=30, minloglevel=2
     )
     for name, problem in (
         ("missing.model", "cannot be read"),
