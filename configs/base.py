@@ -28,6 +28,8 @@ SIZES = {
 
 def base(size: str, encoder_layers: dict[str, int], decoder_layers: dict[str, int]) -> ConfigDict:
     """The paper's pre-LN transformer at one of the sizes; layers are given per size."""
+    if size not in SIZES:
+        raise ValueError(f"sizes are {', '.join(SIZES)}")
     return ConfigDict(
         SIZES[size]
         | {

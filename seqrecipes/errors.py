@@ -5,6 +5,8 @@ Commands print it as a single line and exit with status 2; everything else keeps
 
 from __future__ import annotations
 
+import re
+
 
 class UserError(ValueError):
     """A configuration, file or checkpoint that cannot be used as given.
@@ -18,3 +20,10 @@ class UserError(ValueError):
     def __init__(self, field: str, value: object, remedy: str):
         self.field, self.value, self.remedy = field, value, remedy
         super().__init__(f"{field} = {value!r}: {remedy}")
+
+
+def one_line(error: UserError) -> str:
+    """The error for a terminal; of what gin appends to it, only the scope is of use."""
+    first, *rest = str(error).split("\n")
+    scopes = re.findall(r"in scope '([^']+)'", " ".join(rest))
+    return f"error: {first}" + (f" (scope {scopes[0]})" if scopes else "")

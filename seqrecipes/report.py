@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from seqrecipes.errors import UserError
+from seqrecipes.errors import UserError, one_line
 
 TABLE_FILE = "report.md"
 PICTURE_FILE = "curves.png"
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(write(flags.runs, flags.output or flags.runs[0]))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 2
     return 0
 

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from seqrecipes.errors import UserError
+from seqrecipes.errors import UserError, one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(flags, bindings)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from seqrecipes.errors import UserError
+from seqrecipes.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from seqrecipes.data.corpora import Corpus
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _run(options)
     except UserError as error:
         # gin appends lines of its own to what its configurables raise.
-        print(f"error: {error}".splitlines()[0], file=sys.stderr)
+        print(one_line(error), file=sys.stderr)
         return 2
     return 0
 

@@ -127,7 +127,10 @@ def load(
         spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
-    values = module.get_config(size).to_dict()
+    try:
+        values = module.get_config(size).to_dict()
+    except ValueError as error:
+        raise UserError("Stage.size", size, f"{path}: {error}") from error
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     for name in overrides or {}:
         if name not in fields:

@@ -83,7 +83,9 @@ def test_encoder_looks_both_ways_but_never_at_padding() -> None:
             {"params": params}, embeddings_SxD[None], method=lambda m, x: m.encoder(x, mask, None)
         )[0]
 
-    norms = jacobian_norms(states_of, jnp.asarray(params["token_embedding"]["embedding"][tokens[0]]))
+    norms = jacobian_norms(
+        states_of, jnp.asarray(params["token_embedding"]["embedding"][tokens[0]])
+    )
     assert np.all(norms[:4, :4] > 0.0)
     assert np.all(norms[:4, 4:] == 0.0)
 
@@ -111,7 +113,11 @@ def loss_and_gradient(
         return sums.loss, sums.tokens
 
     (total, tokens), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return float(total), float(tokens), {k: np.asarray(v) for k, v in tree.flatten(gradient).items()}
+    return (
+        float(total),
+        float(tokens),
+        {k: np.asarray(v) for k, v in tree.flatten(gradient).items()},
+    )
 
 
 def widened(batch: tiny.Arrays, columns: int) -> tiny.Arrays:

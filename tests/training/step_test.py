@@ -133,18 +133,16 @@ def test_dropout_differs_between_steps_and_seeds_but_not_between_runs() -> None:
     params = tiny.random_params(model, dtype="float32")
     adamw = AdamW(warmup_steps=0)
 
-    def first_loss(seed: int, at: int) -> float:
-        state, span = entered(params, adamw, (Phase(9),))
-        state = state.replace(step=jnp.asarray(at, jnp.int32))
-        return float(step_of(seed, span)(state, batch)[1]["loss"])
+    span = harness.place(params, (Phase(9),))[0]
 
     @functools.cache
-    def compiled(seed: int) -> Any:
-        span = harness.place(params, (Phase(9),))[0]
+    def compiled(seed: int) -> harness.Step:
         return harness.compiled_step(model, adamw, span, total_steps=9, seed=seed)
 
-    def step_of(seed: int, _span: Any) -> Any:
-        return compiled(seed)
+    def first_loss(seed: int, at: int) -> float:
+        state = enter_phase(harness.fresh_state(params), span, adamw)
+        state = state.replace(step=jnp.asarray(at, jnp.int32))
+        return float(compiled(seed)(state, batch)[1]["loss"])
 
     losses = {(seed, at): first_loss(seed, at) for seed in (0, 1) for at in (0, 1)}
     assert len(set(losses.values())) == 4
@@ -279,4 +277,6 @@ def test_parameters_of_the_same_seed_are_the_same() -> None:
     first = params(0, features)
     for path, value in params(0, {name: 3 for name in features}).items():
         np.testing.assert_array_equal(value, first[path], err_msg=path)
-    assert any(not np.array_equal(value, first[path]) for path, value in params(1, features).items())
+    assert any(
+        not np.array_equal(value, first[path]) for path, value in params(1, features).items()
+    )

@@ -1,0 +1,191 @@
+"""The training command: undisturbed, killed, stopped, on other meshes, in two processes."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+import shutil
+import signal
+import socket
+
+import numpy as np
+import pytest
+
+from tests.commands import harness
+
+pytestmark = pytest.mark.slow
+
+STAGES = {"roberta_12e": 30, "2stage_bart_12e12d_unfrz": 30}
+
+
+def run(model_dir: pathlib.Path, *, devices: int = 1, extra: tuple[str, ...] = (), **macros) -> str:
+    log = model_dir.with_suffix(".log")
+    process = harness.start(
+        [*harness.arguments(model_dir, **macros), *extra], devices=devices, log=log
+    )
+    status = process.wait(600)
+    text = log.read_text("utf-8", "replace")
+    assert status == 0, text[-3000:]
+    return text
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> pathlib.Path:
+    """An undisturbed run."""
+    model_dir = tmp_path_factory.mktemp("runs") / "reference"
+    run(model_dir)
+    return model_dir
+
+
+def copy_inputs(reference: pathlib.Path, model_dir: pathlib.Path) -> pathlib.Path:
+    """A folder with the reference's vocabulary and blocks, to save the time of making them."""
+    for name in ("vocabulary", "data"):
+        shutil.copytree(reference / name, model_dir / name)
+    return model_dir
+
+
+def rows(model_dir: pathlib.Path, stage: str) -> list[dict]:
+    text = (model_dir / stage / "metrics.jsonl").read_text("utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def assert_same_params(ours: pathlib.Path, theirs: pathlib.Path, *, exactly: bool = True) -> None:
+    for stage, step in STAGES.items():
+        a = harness.final_params(ours / stage, step)
+        b = harness.final_params(theirs / stage, step)
+        assert a.keys() == b.keys()
+        for path in a:
+            if exactly:
+                np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+            else:
+                # Adam turns rounding in tiny gradients into steps of up to the learning rate.
+                np.testing.assert_allclose(a[path], b[path], atol=2e-4, err_msg=path)
+
+
+def test_the_run_leaves_what_it_promises(reference):
+    for stage, step in STAGES.items():
+        folder = reference / stage
+        assert (folder / "checkpoints" / str(step)).is_dir()
+        assert list(folder.glob("events.out.tfevents.*"))
+        losses = [row["train/loss"] for row in rows(reference, stage) if "train/loss" in row]
+        assert losses[-1] < losses[0]
+        assert [row["step"] for row in rows(reference, stage) if "validation/loss" in row] == [
+            10,
+            20,
+            30,
+        ]
+        assert "total" in (folder / "model-info.txt").read_text("utf-8")
+    assert (reference / "config.gin").is_file()
+    assert (reference / "report.md").read_text("utf-8").count("30 of 30") == 2
+    assert (reference / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    moved = (reference / "2stage_bart_12e12d_unfrz" / "warm-start.txt").read_text("utf-8")
+    assert "copy of token_embedding/embedding" in moved
+
+
+def test_frozen_parameters_are_bit_identical_to_the_encoder(reference):
+    encoder = harness.final_params(reference / "roberta_12e", 30)
+    seq2seq = reference / "2stage_bart_12e12d_unfrz"
+    shutil.copytree(reference, reference.parent / "frozen", dirs_exist_ok=True)
+    steps = sorted(int(p.name) for p in (seq2seq / "checkpoints").iterdir() if p.name.isdigit())
+    assert steps[-1] == 30
+    final = harness.final_params(seq2seq, 30)
+    changed = [path for path in final if path in encoder and (final[path] != encoder[path]).any()]
+    assert len(changed) > 10, "the last phase trains the encoder"
+
+
+def test_killed_three_times_at_random_and_resumed_bit_for_bit(reference, tmp_path):
+    model_dir = copy_inputs(reference, tmp_path / "killed")
+    chance = random.Random()
+    points = sorted(chance.sample(range(2, 11), 3))
+    print("killed when the metrics of both stages have so many lines:", points)
+    for point in points:
+
+        def reached(point=point) -> bool:
+            files = [model_dir / stage / "metrics.jsonl" for stage in STAGES]
+            lines = [f.read_bytes().count(b"\n") for f in files if f.exists()]
+            return sum(lines) >= point
+
+        process = harness.start(harness.arguments(model_dir), log=tmp_path / "killed.log")
+        harness.wait_for(reached, process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "killed too late"
+    text = run(model_dir)
+    assert "resuming" in (tmp_path / "killed.log").read_text("utf-8") + text
+    assert_same_params(model_dir, reference)
+    for stage in STAGES:
+        ours, theirs = (
+            {row["step"]: row.get("validation/loss") for row in rows(d, stage)}
+            for d in (model_dir, reference)
+        )
+        assert ours.items() >= {k: v for k, v in theirs.items() if v is not None}.items()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(reference, tmp_path, signum):
+    model_dir = copy_inputs(reference, tmp_path / "stopped")
+    first = model_dir / "roberta_12e" / "metrics.jsonl"
+    process = harness.start(harness.arguments(model_dir), log=tmp_path / "log")
+    harness.wait_for(lambda: first.exists() and b"\n" in first.read_bytes(), process)
+    process.send_signal(signum)
+    assert process.wait(120) == 128 + signum
+    assert "saved" in (tmp_path / "log").read_text("utf-8")
+    # On other devices: another mesh at the restart changes rounding only.
+    run(model_dir, devices=4, DATA=2, TENSOR=2) if signum == signal.SIGTERM else run(model_dir)
+    assert_same_params(model_dir, reference, exactly=signum == signal.SIGINT)
+
+
+def test_a_second_run_skips_what_is_finished(reference):
+    text = run(reference)
+    assert text.count("finished already, skipped") == 2
+
+
+def test_another_recipe_is_refused(reference, tmp_path):
+    process = harness.start(harness.arguments(reference, UNFROZEN_STEPS=16), log=tmp_path / "log")
+    assert process.wait(300) == 2
+    text = (tmp_path / "log").read_text("utf-8")
+    assert "holds another recipe" in text
+    assert "phases[1].steps: 15 there, 16 now" in text
+
+
+def test_a_checkpoint_cut_off_half_way_is_ignored_and_said(reference, tmp_path):
+    model_dir = tmp_path / "cut"
+    shutil.copytree(reference, model_dir)
+    stage = model_dir / "2stage_bart_12e12d_unfrz"
+    last = stage / "checkpoints" / "30"
+    last.rename(last.with_name("30.orbax-checkpoint-tmp"))
+    text = run(model_dir)
+    assert "cut off before it was complete" in text
+    assert "resuming at step 28" in text
+    assert_same_params(model_dir, reference)
+
+
+def test_two_processes_train_the_same_model(reference, tmp_path):
+    model_dir = copy_inputs(reference, tmp_path / "two")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def both(step: int | None) -> list[int]:
+        processes = [
+            harness.start(
+                [
+                    *harness.arguments(model_dir, FSDP=2),
+                    f"--coordinator_address=127.0.0.1:{port}",
+                    "--process_count=2",
+                    f"--process_index={index}",
+                ],
+                devices=2,
+                log=tmp_path / f"{index}.log",
+            )
+            for index in range(2)
+        ]
+        if step is not None:
+            file = model_dir / "roberta_12e" / "metrics.jsonl"
+            harness.wait_for(lambda: file.exists() and b"\n" in file.read_bytes(), processes[0])
+            processes[1].send_signal(signal.SIGTERM)  # one is enough: they agree on a step
+        return [process.wait(600) for process in processes]
+
+    assert both(step=5) == [143, 143], (tmp_path / "0.log").read_text("utf-8")[-3000:]
+    assert both(step=None) == [0, 0], (tmp_path / "0.log").read_text("utf-8")[-3000:]
+    assert_same_params(model_dir, reference, exactly=False)

@@ -1,0 +1,227 @@
+"""Normalisation, residual branches, dropout, and ways of computing that must not matter."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrecipes import tree
+from seqrecipes.models import build
+from seqrecipes.models.layers import Dropout, TransformerLayer, TransformerStack, layer_norm
+from seqrecipes.training.step import loss_sums
+from tests.models import oracle, tiny
+
+ZERO_SUBLAYERS = r".*(attention|mlp)/output/(kernel|bias)"
+
+
+def random_like(shapes: Any, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random leaves by path, with the sub-layers' last matrices and biases at zero."""
+    rng = np.random.default_rng(seed)
+    return {
+        path: np.zeros(leaf.shape, np.float32)
+        if tree.matches(ZERO_SUBLAYERS, path)
+        else (path.endswith("scale") + 0.3 * rng.standard_normal(leaf.shape)).astype(np.float32)
+        for path, leaf in tree.flatten(shapes).items()
+    }
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_zero_sublayers_leave_the_residual_or_its_layer_norm(norm: str) -> None:
+    config = tiny.config(norm=norm)
+    layer = TransformerLayer(config)
+    x = np.random.default_rng(1).standard_normal((2, 5, 16)).astype(np.float32)
+    mask = jnp.ones((1, 1, 1, 5), bool)
+    inputs = (x, mask, x[:, ::-1], mask, None)
+    leaves = random_like(jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"])
+    zeroed = [path for path, leaf in leaves.items() if not leaf.any()]
+    assert len(zeroed) == 6
+    output, _ = layer.apply({"params": tree.unflatten(leaves)}, *inputs)
+    if norm == "pre":
+        np.testing.assert_array_equal(output, x)
+        return
+    expected = x.astype(np.float64)
+    params = tree.unflatten(leaves)
+    for name in ("self_attention_norm", "cross_attention_norm", "mlp_norm"):
+        expected = oracle.layer_norm(expected, params[name], config.norm_epsilon)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+
+
+def test_zero_sublayers_of_a_pre_norm_stack_leave_its_final_norm() -> None:
+    config = tiny.config()
+    stack = TransformerStack(config, 3)
+    x = np.random.default_rng(1).standard_normal((2, 5, 16)).astype(np.float32)
+    inputs = (x, jnp.ones((1, 1, 1, 5), bool), None, None, None)
+    leaves = random_like(jax.eval_shape(stack.init, jax.random.key(0), *inputs)["params"])
+    params = tree.unflatten(leaves)
+    output = stack.apply({"params": params}, *inputs)
+    expected = oracle.layer_norm(x.astype(np.float64), params["final_norm"], config.norm_epsilon)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("mean", [0.0, 3000.0])
+def test_layer_norm_centres_before_it_squares(mean: float) -> None:
+    config = tiny.config()
+    rng = np.random.default_rng(2)
+    # In float32 the mean square of these inputs loses their variance altogether.
+    x = (mean + rng.standard_normal((4, 16))).astype(np.float32)
+    params = {"scale": rng.standard_normal(16), "bias": rng.standard_normal(16)}
+    output = layer_norm(config, "norm").apply({"params": params}, x)
+    expected = oracle.layer_norm(x.astype(np.float64), params, config.norm_epsilon)
+    np.testing.assert_allclose(output, expected, rtol=0, atol=5e-3 if mean else 1e-5)
+
+
+def test_layer_norm_of_bfloat16_computes_in_float32() -> None:
+    config = tiny.config(dtype="bfloat16")
+    x = (10 + np.random.default_rng(3).standard_normal((4, 16))).astype(jnp.bfloat16)
+    params = {"scale": np.ones(16, np.float32), "bias": np.zeros(16, np.float32)}
+    output = layer_norm(config, "norm").apply({"params": params}, x)
+    assert output.dtype == jnp.bfloat16
+    expected = oracle.layer_norm(x.astype(np.float64), params, config.norm_epsilon)
+    # Half a unit in the last place of bfloat16, up to values of 4.
+    np.testing.assert_allclose(np.asarray(output, np.float64), expected, rtol=0, atol=2**-7)
+
+
+def drop(rate: float, x: Any, ids: Any, seed: int = 0) -> np.ndarray:
+    key = jax.random.key(seed)
+    return np.asarray(Dropout(rate).apply({}, x, ids, rngs={"dropout": key}))
+
+
+def test_dropout_rate_and_scale() -> None:
+    output = drop(0.3, jnp.ones((64, 32, 64)), jnp.arange(64))
+    kept = output != 0
+    np.testing.assert_allclose(output[kept], 1 / 0.7, rtol=1e-6)
+    deviation = np.sqrt(0.3 * 0.7 / output.size)
+    assert abs(kept.mean() - 0.7) < 5 * deviation
+    # No position is dropped more often than chance allows.
+    assert np.abs(kept.mean(axis=0) - 0.7).max() < 6 * np.sqrt(0.3 * 0.7 / 64)
+
+
+def test_dropout_follows_examples_not_rows() -> None:
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4, 8)), jnp.float32)
+    order = np.array([3, 0, 5, 1, 4, 2])
+    expected = drop(0.5, x, jnp.arange(6))
+    np.testing.assert_array_equal(drop(0.5, x[order], jnp.asarray(order)), expected[order])
+    np.testing.assert_array_equal(drop(0.5, x[2:4], jnp.arange(2, 4)), expected[2:4])
+    masks = expected != 0
+    for one in range(6):
+        for two in range(one):
+            assert np.any(masks[one] != masks[two])
+
+
+def test_dropout_differs_between_keys() -> None:
+    x = jnp.ones((2, 4, 8))
+    assert np.any(drop(0.5, x, jnp.arange(2)) != drop(0.5, x, jnp.arange(2), seed=1))
+
+
+@pytest.mark.parametrize(("rate", "ids"), [(0.5, None), (0.0, np.arange(2))])
+def test_dropout_is_the_identity_without_examples_or_rate(rate: float, ids: Any) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    np.testing.assert_array_equal(Dropout(rate).apply({}, x, ids), x)
+
+
+def test_dropout_differs_between_layers_and_between_sublayers() -> None:
+    config = tiny.config(dropout=0.5, hidden_size=64, num_heads=2)
+    stack = TransformerStack(config, 2)
+    inputs = (jnp.zeros((2, 5, 64)), jnp.ones((1, 1, 1, 5), bool), None, None)
+    shapes = jax.eval_shape(stack.init, jax.random.key(0), *inputs, None)["params"]
+    leaves = {path: np.zeros(x.shape, np.float32) for path, x in tree.flatten(shapes).items()}
+    leaves["final_norm/scale"] = np.ones(64, np.float32)
+    # The four sub-layers add 1, 2, 4 and 8 where they are not dropped.
+    leaves["layers/self_attention/output/bias"] = np.array([[1.0], [2.0]]) * np.ones((2, 64))
+    leaves["layers/mlp/output/bias"] = np.array([[4.0], [8.0]]) * np.ones((2, 64))
+    output = stack.apply(
+        {"params": tree.unflatten(leaves)},
+        *inputs,
+        jnp.arange(2),
+        rngs={"dropout": jax.random.key(0)},
+    )
+    # Equal masks would leave fewer than the 16 sums in a row; the norm keeps their order.
+    assert min(len(np.unique(row.round(4))) for row in np.asarray(output).reshape(-1, 64)) > 12
+
+
+def test_a_permuted_batch_with_its_ids_gives_permuted_states() -> None:
+    config = tiny.config(dropout=0.3, attention_dropout=0.3)
+    model, batch = build(config), tiny.batch(config, rows=5)
+    params = tiny.random_params(model, dtype="float32")
+    order = np.array([3, 0, 4, 1, 2])
+
+    @jax.jit
+    def logits(p: Any, inputs: Any, ids: Any) -> Any:
+        return model.apply({"params": p}, inputs, ids, rngs={"dropout": jax.random.key(7)})
+
+    expected = np.asarray(logits(params, batch, jnp.arange(5)))
+    shuffled = {name: x[order] for name, x in batch.items()}
+    permuted = logits(params, shuffled, jnp.asarray(order))
+    np.testing.assert_allclose(permuted, expected[order], rtol=0, atol=1e-4)
+    same = logits(params, shuffled, jnp.arange(5))
+    assert np.abs(same - expected[order]).max() > 0.1
+
+
+WAYS = [(True, "none"), (False, "none"), (True, "dots"), (True, "full"), (False, "full")]
+
+
+@functools.cache
+def computed(scan_layers: bool, remat: str) -> tuple[Any, float, dict[str, np.ndarray]]:
+    """(initial parameters, loss, gradient) with dropout."""
+    config = tiny.config(dropout=0.2, attention_dropout=0.2, scan_layers=scan_layers, remat=remat)
+    model, batch = build(config), tiny.batch(config)
+    params = tiny.random_params(model, dtype="float32")
+    init = jax.jit(lambda: model.init(jax.random.key(0), batch)["params"])()
+    key = jax.random.key(3)
+    loss, gradient = jax.jit(
+        jax.value_and_grad(lambda p: loss_sums(model, p, batch, jnp.arange(3), key, 4).loss)
+    )(params)
+    return tree.flatten(init), float(loss), tree.flatten(gradient)
+
+
+@pytest.mark.parametrize(("scan_layers", "remat"), WAYS[1:])
+def test_scan_and_remat_change_neither_parameters_nor_gradients(
+    scan_layers: bool, remat: str
+) -> None:
+    init, loss, gradient = computed(*WAYS[0])
+    other_init, other_loss, other_gradient = computed(scan_layers, remat)
+    assert other_init.keys() == init.keys()
+    for path, value in init.items():
+        np.testing.assert_array_equal(other_init[path], value, err_msg=path)
+    assert other_loss == pytest.approx(loss, rel=1e-6)
+    for path, value in gradient.items():
+        np.testing.assert_allclose(
+            other_gradient[path], value, rtol=0, atol=2e-5 * (1 + np.abs(value).max()), err_msg=path
+        )
+
+
+def test_layers_start_from_different_values() -> None:
+    init, _, _ = computed(*WAYS[0])
+    for path, value in init.items():
+        if "/layers/" in path and path.endswith("kernel"):
+            assert np.any(value[0] != value[1]), path
+            assert value.std() == pytest.approx(0.02, rel=0.15), path
+        elif path.endswith("embedding"):
+            assert np.asarray(value).std() == pytest.approx(0.02, rel=0.35), path
+        elif path.endswith("bias"):
+            assert not np.any(value), path
+        elif path.endswith("scale"):
+            assert np.all(value == 1.0), path
+
+
+@pytest.mark.parametrize("decoder_layers", [0, 1])
+def test_bfloat16_keeps_parameters_gradients_logits_and_loss_in_float32(
+    decoder_layers: int,
+) -> None:
+    config = tiny.config(dtype="bfloat16", decoder_layers=decoder_layers, dropout=0.1)
+    model, batch = build(config), tiny.batch(config)
+
+    def loss(params: Any) -> Any:
+        return loss_sums(model, params, batch, jnp.arange(3), jax.random.key(0), 4).loss
+
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), batch)["params"])
+    for leaf in jax.tree.leaves((shapes, jax.eval_shape(jax.value_and_grad(loss), shapes))):
+        assert leaf.dtype == jnp.float32
+    hidden = jax.eval_shape(lambda p: model.apply({"params": p}, batch, method="hidden"), shapes)
+    logits = jax.eval_shape(lambda p: model.apply({"params": p}, batch), shapes)
+    assert (hidden.dtype, logits.dtype) == (jnp.bfloat16, jnp.float32)

@@ -1,0 +1,171 @@
+"""AdamW against an independent NumPy implementation, and the schedule's values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from seqrecipes import tree
+from seqrecipes.errors import UserError
+from seqrecipes.models import build
+from seqrecipes.training.optimizer import AdamW
+from seqrecipes.training.partitioning import Partitioning
+from seqrecipes.training.phases import Phase
+from tests.models import tiny
+from tests.training import harness
+
+SHAPES = {"layer/kernel": (3, 4), "layer/bias": (4,), "norm/scale": (4,), "table/embedding": (5, 2)}
+DECAYED = {"layer/kernel", "table/embedding"}
+# The table joins two steps later than the rest.
+LATE = {path: 1 if path.startswith("table") else 0 for path in SHAPES}
+
+
+def rates(adamw: AdamW, total: int, steps: list[int]) -> list[float]:
+    schedule = adamw.schedule(total)
+    return [float(schedule(t)) for t in steps]
+
+
+def test_schedule_of_the_paper() -> None:
+    adamw, total, warmup = AdamW(), 350_000, 5_000
+    middle = (warmup + total) // 2
+    values = rates(adamw, total, [0, warmup // 2, warmup, middle, total])
+    expected = [0.0, 0.75e-4, 1.5e-4, (1.5e-4 + 5e-6) / 2, 5e-6]
+    assert values == pytest.approx(expected, rel=1e-5, abs=1e-12)
+    # float32 leaves the first of 5000 steps this much.
+    assert rates(adamw, total, [1]) == pytest.approx([1.5e-4 / 5000], rel=1e-3)
+    # At the unfreezing: 5e-6 + 1.45e-4 * 150k / 345k.
+    assert rates(adamw, total, [200_000]) == pytest.approx([6.8043e-5], rel=1e-4)
+
+
+def test_schedule_is_continuous_at_the_peak_and_stays_at_the_floor() -> None:
+    adamw = AdamW(peak=1.0, warmup_steps=4, floor=0.25)
+    assert rates(adamw, 10, [3, 4, 5, 10, 11]) == pytest.approx([0.75, 1.0, 0.875, 0.25, 0.25])
+
+
+def test_schedule_without_warm_up_starts_at_the_peak() -> None:
+    adamw = AdamW(peak=1.0, warmup_steps=0, floor=0.0)
+    assert rates(adamw, 4, [0, 1, 4]) == pytest.approx([1.0, 0.75, 0.0])
+
+
+def test_step_uses_one_schedule_for_all_phases_and_counts_from_one() -> None:
+    config = tiny.config(decoder_layers=0, encoder_layers=1)
+    adamw = AdamW(peak=4e-3, warmup_steps=2, floor=1e-3)
+    phases = (Phase(3, ("encoder",)), Phase(2))
+    result = harness.run(build(config), tiny.batch(config), phases, adamw, Partitioning())
+    learned = [metrics["learning_rate"] for metrics in result.metrics]
+    assert learned == pytest.approx([2e-3, 4e-3, 3e-3, 2e-3, 1e-3])
+
+
+def numpy_adamw(
+    adamw: AdamW,
+    params: dict[str, np.ndarray],
+    gradients: list[dict[str, np.ndarray]],
+    rate: float,
+    joins: dict[str, int],
+) -> tuple[dict[str, np.ndarray], list[float]]:
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with clipping; a path trains from `joins`."""
+    params = {path: value.copy() for path, value in params.items()}
+    first = {path: np.zeros_like(value) for path, value in params.items()}
+    second = {path: np.zeros_like(value) for path, value in params.items()}
+    counts, norms = dict.fromkeys(params, 0), []
+    for step, step_gradients in enumerate(gradients):
+        active = [path for path in params if joins[path] <= step]
+        norm = np.sqrt(sum((step_gradients[path] ** 2).sum() for path in active))
+        norms.append(norm)
+        factor = 1.0
+        if adamw.clip_norm and norm > adamw.clip_norm:
+            factor = adamw.clip_norm / norm
+        for path in active:
+            g = step_gradients[path] * factor
+            counts[path] += 1
+            first[path] = adamw.beta1 * first[path] + (1 - adamw.beta1) * g
+            second[path] = adamw.beta2 * second[path] + (1 - adamw.beta2) * g * g
+            m = first[path] / (1 - adamw.beta1 ** counts[path])
+            v = second[path] / (1 - adamw.beta2 ** counts[path])
+            decay = adamw.weight_decay * params[path] if path in DECAYED else 0.0
+            params[path] = params[path] - rate * (m / (np.sqrt(v) + adamw.epsilon) + decay)
+    return params, norms
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0, 100.0])
+def test_updates_equal_numpy(clip_norm: float) -> None:
+    adamw = AdamW(clip_norm=clip_norm, weight_decay=0.3, epsilon=1e-3)
+    rng = np.random.default_rng(0)
+    start = {path: rng.standard_normal(shape) for path, shape in SHAPES.items()}
+    gradients = [
+        {path: rng.standard_normal(shape) for path, shape in SHAPES.items()} for _ in range(5)
+    ]
+    joins = {path: 2 * cohort for path, cohort in LATE.items()}
+    expected, norms = numpy_adamw(adamw, start, gradients, 0.05, joins)
+    with jax.enable_x64(True):
+        params = {path: jnp.asarray(value) for path, value in start.items()}
+        state: Any = {}
+        for step, step_gradients in enumerate(gradients):
+            active = {path: params[path] for path in params if joins[path] <= step}
+            if step in (0, 2):
+                state = adamw.init(active, LATE if step else dict.fromkeys(active, 0), state)
+            chosen = {path: jnp.asarray(step_gradients[path]) for path in active}
+            new, state, norm = adamw.update(chosen, state, active, jnp.asarray(0.05))
+            params |= new
+            assert float(norm) == pytest.approx(norms[step], rel=1e-12)
+        for path, value in expected.items():
+            np.testing.assert_allclose(params[path], value, rtol=0, atol=1e-12, err_msg=path)
+
+
+def test_a_gradient_of_zero_moves_by_the_decay_alone() -> None:
+    adamw = AdamW(weight_decay=0.5)
+    params = {path: jnp.ones(shape) for path, shape in SHAPES.items()}
+    state = adamw.init(params, dict.fromkeys(SHAPES, 0), {})
+    zeros = {path: jnp.zeros(shape) for path, shape in SHAPES.items()}
+    new, _, norm = adamw.update(zeros, state, params, jnp.asarray(0.1))
+    assert float(norm) == 0.0
+    for path, value in new.items():
+        expected = 0.95 if path in DECAYED else 1.0
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=path)
+
+
+def test_every_parameter_of_a_model_decays_or_not_by_its_kind() -> None:
+    for layers in (0, 1):
+        shapes = tree.flatten(tiny.shapes(build(tiny.config(decoder_layers=layers))))
+        decays = tree.first_match(AdamW().decay_rules, shapes, field="decay_rules")
+        for path, decay in decays.items():
+            assert decay == path.endswith(("kernel", "embedding")), path
+
+
+def test_a_decay_rule_for_nothing_else_is_refused() -> None:
+    adamw = AdamW(decay_rules=(("layer", True),))
+    params = {path: jnp.ones(shape) for path, shape in SHAPES.items()}
+    state = adamw.init(params, dict.fromkeys(SHAPES, 0), {})
+    with pytest.raises(UserError, match="norm/scale"):
+        adamw.update(params, state, params, jnp.asarray(0.1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("peak", 0.0),
+        ("peak", 1e-6),
+        ("warmup_steps", -1),
+        ("floor", -1e-6),
+        ("beta1", 1.0),
+        ("beta2", -0.1),
+        ("epsilon", -1e-8),
+        ("weight_decay", -0.1),
+        ("clip_norm", -1.0),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(field: str, value: float) -> None:
+    settings: dict[str, Any] = {field: value}
+    with pytest.raises(UserError) as caught:
+        AdamW(**settings)
+    assert caught.value.field == f"AdamW.{field}"
+    assert caught.value.value == value
+
+
+def test_a_warm_up_longer_than_the_stage_is_refused() -> None:
+    with pytest.raises(UserError, match="less than the stage's 5000 steps"):
+        AdamW(warmup_steps=5000).schedule(5000)
