@@ -8,11 +8,15 @@ an error: a typo must not train for weeks.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Sequence
 
 import gin
+
 from seqrecipes.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _BINDING = re.compile(r"^--gin\.([^=]+)=(.*)$", re.DOTALL)
 
@@ -65,15 +69,21 @@ def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".")
         except (ValueError, SyntaxError, TypeError) as error:
             hint = f"{_first(error)} (strings need quotes: --gin.{name}=\"'{value}'\")"
             raise UserError(f"--gin.{name}", value, hint) from error
-    _check_all_read(gin.config_str(max_line_length=10_000))
+    _check_all_read(gin.config_str(max_line_length=10_000), bindings)
 
 
-def _check_all_read(text: str) -> None:
-    """Refuses macros that no `%NAME` reads and scopes that no `@scope/...` opens."""
+def _check_all_read(text: str, bindings: Sequence[str]) -> None:
+    """Refuses scopes that no `@scope/...` opens and flags for macros that no `%NAME` reads.
+
+    A macro of a file that nothing reads is only said: one file may serve several recipes.
+    """
     macros = set(re.findall(r"^([A-Za-z_]\w*) = ", text, re.MULTILINE))
     read = set(re.findall(r"%([A-Za-z_]\w*)", text))
-    for name in sorted(macros - read):
-        raise UserError(f"--gin.{name}", name, f"nothing reads it; macros are {sorted(read)}")
+    for binding in bindings:
+        if (name := binding.split(" = ")[0]) in macros - read:
+            raise UserError(f"--gin.{name}", name, f"nothing reads it; macros are {sorted(read)}")
+    if unread := sorted(macros - read):
+        log.info("set, but not read by this recipe: %s", ", ".join(unread))
     opened = {"", *re.findall(r"@([\w/]+)/\w+", text)}
     for scope, rest in re.findall(r"^([\w/]+)/(\w+\.\w+) = ", text, re.MULTILINE):
         if scope not in opened:

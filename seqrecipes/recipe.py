@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gin
+
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.training.checkpoints import Checkpointing

@@ -14,10 +14,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import gin
 import jax
 from jax.experimental import multihost_utils
 
-import gin
 from seqrecipes import resolve as resolving
 from seqrecipes import tree
 from seqrecipes.conversion import warm_start

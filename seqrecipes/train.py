@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -63,9 +62,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     try:
         run.execute(flags.stage)
     except Interrupted as stop:
-        logging.getLogger(__name__).info(
-            "stopped by %s; saved. The same command goes on from there", stop
-        )
+        print(f"stopped by {stop}: saved; the same command goes on from there", file=sys.stderr)
         return 128 + stop.signum
     if jax.process_index() == 0 and flags.stage is None:
         print(report.write([run.model_dir], run.model_dir))

@@ -30,9 +30,16 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def matches(pattern: str, path: str) -> bool:
-    """Whether the expression matches the path up to the end of one of its components."""
-    return re.match(rf"(?:{pattern})(?=/|$)", path) is not None
+def compile_pattern(pattern: str, *, field: str) -> re.Pattern[str]:
+    """The expression, made to match whole leading components.
+
+    Raises:
+      UserError: it is malformed.
+    """
+    try:
+        return re.compile(rf"(?:{pattern})(?=/|$)")
+    except re.error as error:
+        raise UserError(field, pattern, f"not a regular expression: {error}") from error
 
 
 def first_match(
@@ -41,13 +48,15 @@ def first_match(
     """Gives every path the value of the first rule whose expression matches it.
 
     Raises:
-      UserError: some path matches no rule; `field` says where the rules were written.
+      UserError: a malformed expression, or a path that matches no rule; `field` says where the
+        rules were written.
     """
+    compiled = [(compile_pattern(pattern, field=field), value) for pattern, value in rules]
     values: dict[str, T] = {}
     missing = []
     for path in paths:
-        for pattern, value in rules:
-            if matches(pattern, path):
+        for expression, value in compiled:
+            if expression.match(path):
                 values[path] = value
                 break
         else:
@@ -66,10 +75,8 @@ def select(patterns: Sequence[str], paths: Iterable[str], *, field: str) -> froz
     paths = list(paths)
     chosen: set[str] = set()
     for pattern in patterns:
-        try:
-            found = [path for path in paths if matches(pattern, path)]
-        except re.error as error:
-            raise UserError(field, pattern, f"not a regular expression: {error}") from error
+        expression = compile_pattern(pattern, field=field)
+        found = [path for path in paths if expression.match(path)]
         if not found:
             tops = sorted({path.split("/")[0] for path in paths})
             raise UserError(

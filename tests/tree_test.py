@@ -33,7 +33,9 @@ def test_flatten_and_unflatten_are_inverse() -> None:
     ],
 )
 def test_a_pattern_matches_whole_leading_components(pattern: str, expected: list[str]) -> None:
-    assert [path for path in PATHS if tree.matches(pattern, path)] == expected
+    assert [
+        path for path in PATHS if tree.compile_pattern(pattern, field="x").match(path)
+    ] == expected
 
 
 def test_the_first_matching_rule_decides() -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 import gin
+
 from seqrecipes.errors import UserError
 
 Split = Literal["train", "validation"]

@@ -11,10 +11,10 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
+import gin
 import seqio
 import tensorflow as tf
 
-import gin
 from seqrecipes.data.corpora import Corpus, Split
 from seqrecipes.data.objectives import Objective
 from seqrecipes.data.preprocessors import (

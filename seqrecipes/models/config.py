@@ -21,6 +21,15 @@ _CHOICES = {
     "remat": ("none", "dots", "full"),
     "dtype": ("float32", "bfloat16", "float64"),
 }
+_COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "mlp_size",
+    "num_heads",
+    "encoder_layers",
+    "max_positions",
+    "token_types",
+)
 _RATES = ("dropout", "attention_dropout")
 
 
@@ -80,11 +89,14 @@ class ModelConfig:
         for field in _RATES:
             if not 0.0 <= getattr(self, field) < 1.0:
                 raise UserError(field, getattr(self, field), "a dropout rate lies in [0, 1)")
-        for field in ("vocab_size", "hidden_size", "mlp_size", "num_heads", "encoder_layers"):
+        for field in _COUNTS:
             if getattr(self, field) < 1:
                 raise UserError(field, getattr(self, field), "must be at least 1")
-        if self.decoder_layers < 0:
-            raise UserError("decoder_layers", self.decoder_layers, "must be 0 or more")
+        for field in ("decoder_layers", "norm_epsilon", "initializer_range"):
+            if getattr(self, field) < 0:
+                raise UserError(field, getattr(self, field), "must not be negative")
+        if not 0 <= self.pad_id < self.vocab_size:
+            raise UserError("pad_id", self.pad_id, f"lies in [0, vocab_size = {self.vocab_size})")
         if self.hidden_size % self.num_heads:
             raise UserError(
                 "num_heads", self.num_heads, f"must divide hidden_size = {self.hidden_size}"

@@ -56,7 +56,7 @@ class AdamW:
         for field in ("beta1", "beta2"):
             if not 0 <= getattr(self, field) < 1:
                 raise UserError(f"AdamW.{field}", getattr(self, field), "lies in [0, 1)")
-        for field in ("floor", "weight_decay", "clip_norm", "warmup_steps"):
+        for field in ("floor", "epsilon", "weight_decay", "clip_norm", "warmup_steps"):
             if getattr(self, field) < 0:
                 raise UserError(f"AdamW.{field}", getattr(self, field), "must not be negative")
         if self.peak < self.floor or self.peak <= 0:

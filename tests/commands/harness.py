@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -23,6 +24,7 @@ MACROS = {
     "WARMUP_STEPS": 3,
     "PEAK": 1e-3,
     "CHECKPOINT_EVERY": 7,
+    "Checkpointing.keep_every": 14,
     "LOG_EVERY": 5,
     "VALIDATE_EVERY": 10,
     "Recipe.validation_examples": 16,
@@ -70,10 +72,11 @@ def wait_for(condition: object, process: subprocess.Popen[bytes], seconds: float
 
 def final_params(stage_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
     """{path: array} of a checkpoint, read by orbax alone."""
+    folder = (stage_dir / "checkpoints" / str(step) / "params").absolute()
     with ocp.PyTreeCheckpointer() as checkpointer:
-        restored = checkpointer.restore(
-            (stage_dir / "checkpoints" / str(step) / "params").absolute()
-        )
+        tree = checkpointer.metadata(folder).item_metadata.tree
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restored = checkpointer.restore(folder, restore_args=as_numpy)
 
     def walk(node: object, path: str = "") -> dict[str, np.ndarray]:
         if not isinstance(node, dict):

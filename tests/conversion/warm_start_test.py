@@ -165,7 +165,7 @@ def test_missing_and_misshapen_leaves_are_refused():
     shapes = tree.flatten(resolve.parameter_shapes(source))
     wanted = resolve.parameter_shapes(target)
     lost = {p: x for p, x in shapes.items() if p != "encoder/embedding/norm/scale"}
-    with pytest.raises(UserError, match="encoder/embedding/norm/scale.*missing"):
+    with pytest.raises(UserError, match=r"encoder/embedding/norm/scale.*missing"):
         warm_start.plan("encoder_to_seq2seq", tree.unflatten(lost), wanted)
     shapes["encoder/embedding/norm/scale"] = jax.ShapeDtypeStruct((7,), np.float32)
     with pytest.raises(UserError, match=r"has the shape \(7,\)"):

@@ -28,7 +28,7 @@ def test_decoder_logits_have_exactly_no_gradient_from_later_inputs(norm: str) ->
     model = build(config)
     params = tiny.random_params(model, dtype="float32")
     batch = tiny.batch(config, rows=1)
-    memory = model.apply({"params": params}, batch["encoder_input_tokens"], method="encode")
+    memory: Any = model.apply({"params": params}, batch["encoder_input_tokens"], method="encode")
     mask = padding_mask(batch["encoder_input_tokens"], tiny.PAD)
 
     def logits_of(embeddings_TxD: jax.Array) -> jax.Array:
@@ -75,7 +75,7 @@ def test_encoder_looks_both_ways_but_never_at_padding() -> None:
     config = tiny.config(decoder_layers=0)
     model = build(config)
     params = tiny.random_params(model, dtype="float32")
-    tokens = np.array([[4, 9, 5, 8, tiny.PAD, tiny.PAD]], np.int32)
+    tokens = jnp.array([[4, 9, 5, 8, tiny.PAD, tiny.PAD]])
     mask = padding_mask(tokens, tiny.PAD)
 
     def states_of(embeddings_SxD: jax.Array) -> jax.Array:

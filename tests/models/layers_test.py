@@ -58,7 +58,7 @@ def test_zero_sublayers_of_a_pre_norm_stack_leave_its_final_norm() -> None:
     inputs = (x, jnp.ones((1, 1, 1, 5), bool), None, None, None)
     leaves = random_like(jax.eval_shape(stack.init, jax.random.key(0), *inputs)["params"])
     params = tree.unflatten(leaves)
-    output = stack.apply({"params": params}, *inputs)
+    output: Any = stack.apply({"params": params}, *inputs)
     expected = oracle.layer_norm(x.astype(np.float64), params["final_norm"], config.norm_epsilon)
     np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5)
 
@@ -70,7 +70,7 @@ def test_layer_norm_centres_before_it_squares(mean: float) -> None:
     # In float32 the mean square of these inputs loses their variance altogether.
     x = (mean + rng.standard_normal((4, 16))).astype(np.float32)
     params = {"scale": rng.standard_normal(16), "bias": rng.standard_normal(16)}
-    output = layer_norm(config, "norm").apply({"params": params}, x)
+    output: Any = layer_norm(config, "norm").apply({"params": params}, x)
     expected = oracle.layer_norm(x.astype(np.float64), params, config.norm_epsilon)
     np.testing.assert_allclose(output, expected, rtol=0, atol=5e-3 if mean else 1e-5)
 
@@ -79,7 +79,7 @@ def test_layer_norm_of_bfloat16_computes_in_float32() -> None:
     config = tiny.config(dtype="bfloat16")
     x = (10 + np.random.default_rng(3).standard_normal((4, 16))).astype(jnp.bfloat16)
     params = {"scale": np.ones(16, np.float32), "bias": np.zeros(16, np.float32)}
-    output = layer_norm(config, "norm").apply({"params": params}, x)
+    output: Any = layer_norm(config, "norm").apply({"params": params}, x)
     assert output.dtype == jnp.bfloat16
     expected = oracle.layer_norm(x.astype(np.float64), params, config.norm_epsilon)
     # Half a unit in the last place of bfloat16, up to values of 4.

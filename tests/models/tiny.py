@@ -18,7 +18,8 @@ from seqrecipes import tree
 from seqrecipes.models import Model, ModelConfig, build
 
 PAD = 1
-Arrays = dict[str, np.ndarray]
+# JAX takes NumPy arrays wherever it takes its own; its types say `jax.Array` alone.
+Arrays = dict[str, Any]
 
 
 def config(**overrides: Any) -> ModelConfig:

@@ -97,9 +97,8 @@ def test_entering_a_phase_twice_changes_nothing() -> None:
     span = harness.place(trained().state.params, PHASES)[1]
     state = trained().states[1]
     again = enter_phase(state, span, ADAMW)
-    assert jax.tree.structure(again) == jax.tree.structure(state)
-    for one, two in zip(jax.tree.leaves(again), jax.tree.leaves(state), strict=True):
-        np.testing.assert_array_equal(one, two)
+    # Fails on trees of different structure, too.
+    jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
 def test_a_phase_may_freeze_part_of_a_cohort() -> None:

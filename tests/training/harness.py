@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,11 @@ from seqrecipes.training.step import (
     make_train_step,
     state_shardings,
 )
+from tests.models import tiny
 
 FREEZE = ("encoder", "token_embedding")
-Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+# A jitted (state, batch) -> (state, metrics), which can also be lowered.
+Step = Any
 
 
 def fresh_state(params: tree.Tree) -> TrainState:
@@ -35,12 +37,12 @@ def fresh_state(params: tree.Tree) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params), {})
 
 
-def lengths(batch: dict[str, np.ndarray]) -> dict[str, int]:
+def lengths(batch: tiny.Arrays) -> dict[str, int]:
     """{feature: length}, as `init_params` wants it."""
     return {name: x.shape[1] for name, x in batch.items()}
 
 
-def initial(model: Model, batch: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
+def initial(model: Model, batch: tiny.Arrays, seed: int = 0) -> dict[str, Any]:
     """Freshly initialised parameters, on one device."""
     return jax.jit(functools.partial(init_params, model, seed, lengths(batch)))()
 
@@ -90,7 +92,7 @@ class Result:
 
 def run(
     model: Model,
-    batch: dict[str, np.ndarray],
+    batch: tiny.Arrays,
     phases: Sequence[Phase],
     adamw: AdamW,
     partitioning: Partitioning,

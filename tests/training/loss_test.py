@@ -45,7 +45,7 @@ def test_a_batch_of_padding_sums_to_zero() -> None:
 def test_tiles_change_neither_value_nor_gradient(length: int, tile: int) -> None:
     rng = np.random.default_rng(length)
     hidden, table = rng.standard_normal((3, length, 4)), rng.standard_normal((9, 4))
-    targets = rng.integers(0, 9, (3, length))
+    targets: Any = rng.integers(0, 9, (3, length))
     targets[0, 0] = 5
 
     def loss(h: Any, w: Any, size: int | None) -> Any:
@@ -83,7 +83,7 @@ def largest_buffer(hlo: str) -> int:
 
 def test_logits_never_exist_for_all_tokens_at_once() -> None:
     batch, length, width, vocab, tile = 4, 64, 8, 512, 8
-    targets = np.random.default_rng(0).integers(4, vocab, (batch, length))
+    targets: Any = np.random.default_rng(0).integers(4, vocab, (batch, length))
 
     def loss(h: Any, w: Any, size: int) -> Any:
         return tiled_cross_entropy(lambda x: x @ w.T, h, targets, pad_id=PAD, tile=size).loss

@@ -25,7 +25,7 @@ def test_data_takes_what_the_other_axes_leave() -> None:
 @pytest.mark.parametrize(
     "axes", [{"data": 3}, {"fsdp": 3}, {"fsdp": 16}, {"data": 8, "tensor": 2}, {"data": 1}]
 )
-def test_a_mesh_of_another_size_is_refused(axes: dict[str, int]) -> None:
+def test_a_mesh_of_another_size_is_refused(axes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="multiply to the 8 devices") as caught:
         Partitioning(**axes).mesh()
     assert caught.value.field == "Partitioning"
@@ -62,7 +62,7 @@ def test_an_indivisible_batch_is_refused_with_the_nearest_good_one(size: int, ne
     ],
 )
 def test_an_indivisible_parameter_is_refused_by_name(
-    changes: dict[str, Any], axes: dict[str, int], words: str
+    changes: dict[str, Any], axes: dict[str, Any], words: str
 ) -> None:
     partitioning = Partitioning(**axes)
     shapes = tiny.shapes(build(tiny.config(**changes)))
