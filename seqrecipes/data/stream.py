@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TypeVar
 
 import numpy as np
@@ -94,7 +94,9 @@ def validation_stream(
     return Stream(blocks, objective, "validation", order, seed)
 
 
-def prefetch(make_batch: Callable[[int], T], start: int, stop: int, depth: int = 2) -> Iterator[T]:
+def prefetch(
+    make_batch: Callable[[int], T], start: int, stop: int, depth: int = 2
+) -> Generator[T, None, None]:
     """make_batch(start), ..., make_batch(stop - 1), made ahead of use in a thread.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Any
 
 import jax
@@ -24,7 +25,7 @@ def random_like(shapes: Any, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
         path: np.zeros(leaf.shape, np.float32)
-        if tree.matches(ZERO_SUBLAYERS, path)
+        if re.fullmatch(ZERO_SUBLAYERS, path)
         else (path.endswith("scale") + 0.3 * rng.standard_normal(leaf.shape)).astype(np.float32)
         for path, leaf in tree.flatten(shapes).items()
     }
