@@ -8,11 +8,12 @@ checkpoint under a step's name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -81,7 +82,7 @@ class Checkpoints:
         """Starts to save; returns when the state may be donated. A step saved already is left."""
         if step == self.latest():
             return
-        with _disk_errors(self._dir):
+        with disk_errors(self._dir):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -112,7 +113,7 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk."""
-        with _disk_errors(self._dir):
+        with disk_errors(self._dir):
             self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -121,26 +122,23 @@ class Checkpoints:
         self._manager.close()
 
 
-class _disk_errors:
+@contextlib.contextmanager
+def disk_errors(directory: pathlib.Path) -> Iterator[None]:
     """Turns a full disk, which arrives wrapped in many ways, into an error that says so."""
-
-    def __init__(self, directory: pathlib.Path):
-        self._directory = directory
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    try:
+        yield
+    except Exception as error:
         seen: BaseException | None = error
         while seen is not None:
             if "No space left" in str(seen) or "RESOURCE_EXHAUSTED" in str(seen):
                 raise UserError(
                     "MODEL_DIR",
-                    str(self._directory),
+                    str(directory),
                     "the disk is full; free some space and run the same command again: it goes "
                     "on from the last complete checkpoint",
                 ) from error
             seen = seen.__cause__ or seen.__context__
+        raise
 
 
 def latest_step(stage_dir: pathlib.Path) -> int | None:
@@ -195,7 +193,7 @@ def save_params(
       The checkpoint's folder.
     """
     folder = stage_dir.absolute() / FOLDER
-    with _disk_errors(folder), ocp.CheckpointManager(folder) as manager:
+    with disk_errors(folder), ocp.CheckpointManager(folder) as manager:
         manager.save(
             0,
             args=ocp.args.Composite(

@@ -1,0 +1,54 @@
+"""Finding checkpoints, room for them, and a disk that is full."""
+
+from __future__ import annotations
+
+import shutil
+from collections import namedtuple
+
+import pytest
+
+from seqrecipes.errors import UserError
+from seqrecipes.training import checkpoints
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_the_latest_complete_checkpoint_is_found_from_every_folder(tmp_path):
+    stage = tmp_path / "stage"
+    for step in (5, 40, 9):
+        for item in ("params", "metadata"):
+            (stage / "checkpoints" / str(step) / item).mkdir(parents=True)
+    (stage / "checkpoints" / "50.orbax-checkpoint-tmp").mkdir()
+    latest = stage / "checkpoints" / "40"
+    assert checkpoints.latest_step(stage) == 40
+    assert checkpoints.unfinished(stage) == [stage / "checkpoints" / "50.orbax-checkpoint-tmp"]
+    for path in (stage, stage / "checkpoints", latest):
+        assert checkpoints.find(path, field="x") == latest
+    assert checkpoints.find(stage / "checkpoints" / "9", field="x").name == "9"
+    with pytest.raises(UserError, match="does not exist"):
+        checkpoints.find(tmp_path / "other", field="WarmStart.source")
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        checkpoints.find(tmp_path, field="WarmStart.source")
+
+
+def test_too_little_room_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**10, 0, 2 * 10**9))
+    checkpoints.check_space(tmp_path / "not" / "there" / "yet", 2 * 10**9)
+    with pytest.raises(UserError, match=r"need 2\.50 GB and 2\.00 GB are free"):
+        checkpoints.check_space(tmp_path / "not" / "there" / "yet", 25 * 10**8)
+
+
+def test_a_disk_that_fills_up_is_said_however_it_is_wrapped(tmp_path):
+    with pytest.raises(UserError, match="the disk is full"), checkpoints.disk_errors(tmp_path):
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("a background thread failed") from error
+    with pytest.raises(RuntimeError, match="something else"), checkpoints.disk_errors(tmp_path):
+        raise RuntimeError("something else")
+
+
+@pytest.mark.parametrize("field", ["every", "keep", "keep_every"])
+def test_impossible_policies_are_refused(field):
+    with pytest.raises(UserError, match=f"Checkpointing.{field}"):
+        checkpoints.Checkpointing(**{field: -1})
