@@ -39,7 +39,7 @@ def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
     Raises:
       UserError: a folder holds no run.
     """
-    from seqrecipes.runner import RECIPE_FILE, STAGE_FILE
+    from seqrecipes.describe import RECIPE_FILE, STAGE_FILE
     from seqrecipes.training.reporting import METRICS_FILE, read_metrics
 
     records = []

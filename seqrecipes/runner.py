@@ -18,8 +18,8 @@ import gin
 import jax
 from jax.experimental import multihost_utils
 
+from seqrecipes import describe
 from seqrecipes import resolve as resolving
-from seqrecipes import tree
 from seqrecipes.conversion import warm_start
 from seqrecipes.errors import UserError
 from seqrecipes.recipe import Recipe, Stage
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from seqrecipes.data.tasks import PretrainingTask
 
 log = logging.getLogger(__name__)
-
-RECIPE_FILE = "recipe.json"
-STAGE_FILE = "stage.json"
 
 
 @gin.configurable("train")
@@ -68,16 +65,17 @@ class Run:
 
     def ensure_vocabulary(self) -> None:
         """Trains the vocabulary on the corpus if the recipe names none and there is none yet."""
-        if not self.recipe.vocabulary and not self.vocabulary_path.exists():
-            if jax.process_index() == 0:
-                from seqrecipes.data import vocabulary
+        if self.recipe.vocabulary:
+            return
+        if jax.process_index() == 0 and not self.vocabulary_path.exists():
+            from seqrecipes.data import vocabulary
 
-                size = self.recipe.vocabulary_size
-                log.info("training a vocabulary of %s pieces", f"{size:,}")
-                corpus = self.task(self.recipe.stages[0]).source.corpus
-                texts = vocabulary.sample_texts(corpus, self.recipe.alpha)
-                vocabulary.train_vocabulary(texts, size, self.vocabulary_path.parent)
-            _barrier("vocabulary")
+            size = self.recipe.vocabulary_size
+            log.info("training a vocabulary of %s pieces", f"{size:,}")
+            corpus = self.task(self.recipe.stages[0]).source.corpus
+            texts = vocabulary.sample_texts(corpus, self.recipe.alpha)
+            vocabulary.train_vocabulary(texts, size, self.vocabulary_path.parent)
+        _barrier("vocabulary")
 
     def check_corpus(self) -> None:
         """Reads the first training document of every language."""
@@ -107,6 +105,18 @@ class Run:
             vocab_size=vocabulary.size if vocabulary else self.recipe.vocabulary_size,
             vocabulary=vocabulary.checksum if vocabulary else None,
             features=features,
+        )
+
+    def describe(self) -> str:
+        """Checks everything that needs no training; the resolved recipe in words."""
+        self.check_corpus()
+        trained = self.vocabulary_path.exists()
+        return describe.resolved_recipe(
+            self.recipe,
+            self.resolve(),
+            model_dir=self.model_dir,
+            mesh=self.mesh,
+            vocabulary=str(self.vocabulary_path) if trained else "to be trained on the corpus",
         )
 
     def execute(self, only: str | None = None) -> list[ResolvedStage]:
@@ -141,8 +151,10 @@ class Run:
         data = {name: blocks.manifest[name] for name in ("corpus_fingerprint", "languages")}
         data["vocabulary"] = blocks.vocabulary_checksum
         ours = resolving.identity(self.recipe, resolved, data)
-        file = self.model_dir / RECIPE_FILE
-        if file.exists():
+        file = self.model_dir / describe.RECIPE_FILE
+        claimed = file.exists()
+        _barrier("looked")  # before any process writes
+        if claimed:
             if changed := resolving.differences(json.loads(file.read_text("utf-8")), ours):
                 raise UserError(
                     "MODEL_DIR",
@@ -151,10 +163,12 @@ class Run:
                     "restore these values",
                 )
         elif jax.process_index() == 0:
-            file.write_text(json.dumps(ours, indent=2) + "\n", "utf-8")
+            temporary = file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(ours, indent=2) + "\n", "utf-8")
+            temporary.replace(file)
         if jax.process_index() == 0:
             (self.model_dir / "config.gin").write_text(gin.config_str(), "utf-8")
-        _barrier("recipe")
+        _barrier("claimed")
 
     def _train(self, stage: ResolvedStage, blocks: Blocks) -> None:
         from seqrecipes.data.loader import Loader
@@ -185,9 +199,11 @@ class Run:
         first = jax.process_index() == 0
         if first:
             stage.folder.mkdir(parents=True, exist_ok=True)
-            facts = describe_stage(stage) | {"unigram_entropy": blocks.unigram_entropy()}
-            (stage.folder / STAGE_FILE).write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
-            (stage.folder / "model-info.txt").write_text(model_info(stage), "utf-8")
+            facts = describe.stage_facts(stage) | {"unigram_entropy": blocks.unigram_entropy()}
+            (stage.folder / describe.STAGE_FILE).write_text(
+                json.dumps(facts, indent=2) + "\n", "utf-8"
+            )
+            (stage.folder / "model-info.txt").write_text(describe.model_info(stage), "utf-8")
         _barrier(stage.stage.name)
 
         def writers(start: int) -> list[reporting.Writer]:
@@ -210,7 +226,7 @@ class Run:
                 "objective": stage.stage.objective,
                 "model": training.model.config.to_dict(),
                 "vocabulary": blocks.vocabulary_checksum,
-                "recipe": json.loads((self.model_dir / RECIPE_FILE).read_text("utf-8")),
+                "recipe": json.loads((self.model_dir / describe.RECIPE_FILE).read_text("utf-8")),
             },
             writers=writers,
         )
@@ -230,81 +246,6 @@ class Run:
         if jax.process_index() == 0:
             (stage.folder / "warm-start.txt").write_text(f"{account}\n", "utf-8")
         return params
-
-
-def describe_stage(stage: ResolvedStage) -> dict[str, Any]:
-    """Facts of a stage for reports."""
-    training = stage.training
-    return {
-        "name": stage.stage.name,
-        "objective": stage.stage.objective,
-        "warm_start": stage.source and str(stage.source.folder),
-        "parameters": sum(stage.counts(training.spans[0])),
-        "tokens": training.steps * stage.tokens_per_update,
-        "training_units": stage.training_units,
-        "phases": [
-            {"start": s.start, "stop": s.stop, "freeze": list(phase.freeze)}
-            for s, phase in zip(training.spans, stage.stage.phases, strict=True)
-        ],
-    }
-
-
-def model_info(stage: ResolvedStage) -> str:
-    """Every parameter: path, shape, and the phases in which it is frozen."""
-    lines = []
-    for path, leaf in sorted(tree.flatten(stage.training.shapes).items()):
-        frozen = [str(span.index) for span in stage.training.spans if path in span.frozen]
-        note = f"  frozen in phase {', '.join(frozen)}" if frozen else ""
-        lines.append(f"{path:<60} {leaf.shape!s:<22} {leaf.size:>12,}{note}")
-    total = sum(leaf.size for leaf in tree.flatten(stage.training.shapes).values())
-    return "\n".join([*lines, f"total {total:,}", ""])
-
-
-def describe(run: Run, resolved: list[ResolvedStage]) -> str:
-    """The resolved recipe for a person: stages, phases, counts, batch, mesh, tokens, TU."""
-    recipe, shape = run.recipe, run.mesh.shape
-    device = jax.devices()[0].device_kind
-    lines = [
-        f"recipe in {run.model_dir}: corpus {recipe.corpus}, sequences of "
-        f"{recipe.sequence_length} tokens, alpha {recipe.alpha}, seed {recipe.seed}",
-        f"mesh: data {shape['data']} x fsdp {shape['fsdp']} x tensor {shape['tensor']} ({device}), "
-        f"{recipe.partitioning.micro_batches} micro-batches, "
-        f"ZeRO-1 {'on' if recipe.partitioning.zero1 else 'off'}",
-        f"vocabulary: {resolved[0].training.model.config.vocab_size:,} ids, "
-        + (
-            "to be trained on the corpus"
-            if not run.vocabulary_path.exists()
-            else str(run.vocabulary_path)
-        ),
-    ]
-    total = 0.0
-    for one in resolved:
-        stage, training = one.stage, one.training
-        state = (
-            "finished" if one.finished else f"at step {checkpoints.latest_step(one.folder) or 0:,}"
-        )
-        lines += [
-            "",
-            f"stage {stage.name}: {stage.model}:{stage.size} on {recipe.corpus}.{stage.objective} "
-            f"({state})",
-            f"  batch {stage.batch_size:,} x {recipe.sequence_length} = "
-            f"{one.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
-            f"warm-up {stage.optimizer.warmup_steps:,}, floor {stage.optimizer.floor:g}",
-        ]
-        if one.source:
-            lines.append(f"  warm start: {one.source.conversion} from {one.source.folder}")
-        for span, phase in zip(training.spans, stage.phases, strict=True):
-            trainable, frozen = one.counts(span)
-            lines.append(
-                f"  steps {span.start:>9,} to {span.stop:>9,}: {trainable:>13,} trainable, "
-                f"{frozen:>13,} frozen {list(phase.freeze) or ''}"
-            )
-        total += one.training_units
-        lines.append(
-            f"  {training.steps:,} updates, {training.steps * one.tokens_per_update:,} tokens, "
-            f"{one.training_units:.4g} TU"
-        )
-    return "\n".join([*lines, "", f"total {total:.4g} TU"])
 
 
 def _bind_vocabulary(path: pathlib.Path) -> None:

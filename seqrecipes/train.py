@@ -56,8 +56,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
     run = runner.Run()
     if flags.dry_run:
-        run.check_corpus()
-        print(runner.describe(run, run.resolve()))
+        print(run.describe())
         return 0
     try:
         run.execute(flags.stage)

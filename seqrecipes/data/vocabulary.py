@@ -250,11 +250,13 @@ def _training_error(error: Exception, size: int) -> Exception:
     message = str(error)
     if match := re.search(r"value <= (\d+)", message):
         largest = int(match.group(1)) + len(_LAST_PIECES)
-        return UserError("--size", size, f"too large for this text; the most is {largest}.")
+        return UserError(
+            "vocabulary size", size, f"too large for this text; the most is {largest}."
+        )
     if match := re.search(r"required_chars\. (\d+) vs (\d+)", message):
         smallest = int(match.group(2)) + len(_LAST_PIECES) + 1
         return UserError(
-            "--size",
+            "vocabulary size",
             size,
             f"too small for the characters of this text; choose {smallest} or more, or a lower "
             "character coverage.",

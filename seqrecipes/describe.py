@@ -1,0 +1,96 @@
+"""A resolved recipe in words: for a dry run, for reports, for a stage's folder."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from seqrecipes import tree
+from seqrecipes.recipe import Recipe
+from seqrecipes.resolve import ResolvedStage
+from seqrecipes.training import checkpoints
+
+# What a run's folder and a stage's folder say of themselves.
+RECIPE_FILE = "recipe.json"
+STAGE_FILE = "stage.json"
+
+
+def stage_facts(stage: ResolvedStage) -> dict[str, Any]:
+    """Facts of a stage for reports."""
+    training = stage.training
+    return {
+        "name": stage.stage.name,
+        "objective": stage.stage.objective,
+        "warm_start": stage.source and str(stage.source.folder),
+        "parameters": sum(stage.counts(training.spans[0])),
+        "tokens": training.steps * stage.tokens_per_update,
+        "training_units": stage.training_units,
+        "phases": [
+            {"start": s.start, "stop": s.stop, "freeze": list(phase.freeze)}
+            for s, phase in zip(training.spans, stage.stage.phases, strict=True)
+        ],
+    }
+
+
+def model_info(stage: ResolvedStage) -> str:
+    """Every parameter: path, shape, and the phases in which it is frozen."""
+    lines = []
+    for path, leaf in sorted(tree.flatten(stage.training.shapes).items()):
+        frozen = [str(span.index) for span in stage.training.spans if path in span.frozen]
+        note = f"  frozen in phase {', '.join(frozen)}" if frozen else ""
+        lines.append(f"{path:<60} {leaf.shape!s:<22} {leaf.size:>12,}{note}")
+    total = sum(leaf.size for leaf in tree.flatten(stage.training.shapes).values())
+    return "\n".join([*lines, f"total {total:,}", ""])
+
+
+def resolved_recipe(
+    recipe: Recipe,
+    resolved: Sequence[ResolvedStage],
+    *,
+    model_dir: pathlib.Path,
+    mesh: Mesh,
+    vocabulary: str,
+) -> str:
+    """The resolved recipe for a person: stages, phases, counts, batch, mesh, tokens, TU."""
+    shape = mesh.shape
+    device = jax.devices()[0].device_kind
+    lines = [
+        f"recipe in {model_dir}: corpus {recipe.corpus}, sequences of "
+        f"{recipe.sequence_length} tokens, alpha {recipe.alpha}, seed {recipe.seed}",
+        f"mesh: data {shape['data']} x fsdp {shape['fsdp']} x tensor {shape['tensor']} ({device}), "
+        f"{recipe.partitioning.micro_batches} micro-batches, "
+        f"ZeRO-1 {'on' if recipe.partitioning.zero1 else 'off'}",
+        f"vocabulary: {resolved[0].training.model.config.vocab_size:,} ids, {vocabulary}",
+    ]
+    total = 0.0
+    for one in resolved:
+        stage, training = one.stage, one.training
+        state = (
+            "finished" if one.finished else f"at step {checkpoints.latest_step(one.folder) or 0:,}"
+        )
+        lines += [
+            "",
+            f"stage {stage.name}: {stage.model}:{stage.size} on {recipe.corpus}.{stage.objective} "
+            f"({state})",
+            f"  batch {stage.batch_size:,} x {recipe.sequence_length} = "
+            f"{one.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
+            f"warm-up {stage.optimizer.warmup_steps:,}, floor {stage.optimizer.floor:g}",
+        ]
+        if one.source:
+            lines.append(f"  warm start: {one.source.conversion} from {one.source.folder}")
+        for span, phase in zip(training.spans, stage.phases, strict=True):
+            trainable, frozen = one.counts(span)
+            lines.append(
+                f"  steps {span.start:>9,} to {span.stop:>9,}: {trainable:>13,} trainable, "
+                f"{frozen:>13,} frozen {list(phase.freeze) or ''}"
+            )
+        total += one.training_units
+        lines.append(
+            f"  {training.steps:,} updates, {training.steps * one.tokens_per_update:,} tokens, "
+            f"{one.training_units:.4g} TU"
+        )
+    return "\n".join([*lines, "", f"total {total:.4g} TU"])
