@@ -46,7 +46,7 @@ def test_trains_on_files(tmp_path, capsys):
         (["--corpus=text", "--files=texts/en"], "--files = 'texts/en': write it as LANGUAGE=GLOB"),
         (["--files=en=x"], "needs --corpus=text"),
         (["--corpus=text", "--files=en=/nowhere/*"], "no such file or folder"),
-        (["--size=20"], "--size = 20: too small"),
+        (["--size=20"], "vocabulary size = 20: too small"),
         (["--alpha=2"], "alpha = 2.0"),
     ],
 )
