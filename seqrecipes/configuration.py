@@ -73,23 +73,29 @@ def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".")
 
 
 def _check_all_read(text: str, bindings: Sequence[str]) -> None:
-    """Refuses scopes that no `@scope/...` opens and flags for macros that no `%NAME` reads.
+    """Refuses flags for macros that no `%NAME` reads, or in scopes that no `@scope/...` opens.
 
-    A macro of a file that nothing reads is only said: one file may serve several recipes.
+    What a file sets and nothing reads is only said: one file may serve several recipes.
     """
-    macros = set(re.findall(r"^([A-Za-z_]\w*) = ", text, re.MULTILINE))
     read = set(re.findall(r"%([A-Za-z_]\w*)", text))
+    opened = set(re.findall(r"@([\w/]+)/\w+", text))
+    unread = {
+        *(set(re.findall(r"^([A-Za-z_]\w*) = ", text, re.MULTILINE)) - read),
+        *(
+            f"{scope}/{name}"
+            for scope, name in re.findall(r"^([\w/]+)/(\w+\.\w+) =", text, re.MULTILINE)
+            if scope not in opened
+        ),
+    }
     for binding in bindings:
-        if (name := binding.split(" = ")[0]) in macros - read:
-            raise UserError(f"--gin.{name}", name, f"nothing reads it; macros are {sorted(read)}")
-    if unread := sorted(macros - read):
-        log.info("set, but not read by this recipe: %s", ", ".join(unread))
-    opened = {"", *re.findall(r"@([\w/]+)/\w+", text)}
-    for scope, rest in re.findall(r"^([\w/]+)/(\w+\.\w+) = ", text, re.MULTILINE):
-        if scope not in opened:
+        if (name := binding.split(" = ")[0]) in unread:
             raise UserError(
-                "gin", f"{scope}/{rest}", f"no @{scope}/... opens this scope; {sorted(opened)[1:]}"
+                f"--gin.{name}",
+                name,
+                f"nothing reads it; macros are {sorted(read)}, scopes are {sorted(opened)}",
             )
+    if unread:
+        log.info("set, but not read by this recipe: %s", ", ".join(sorted(unread)))
 
 
 def _first(error: BaseException) -> str:

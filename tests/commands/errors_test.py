@@ -77,7 +77,7 @@ def test_the_paper_is_eleven_training_units(capsys, tmp_path):
         ({"Phase.step": 5}, "step"),
         ({"Staje.name": "'x'"}, "Staje"),
         ({"SIZE": "mini"}, "strings need quotes"),
-        ({"mlmm/Stage.name": "'x'"}, "no @mlmm/"),
+        ({"mlmm/Stage.name": "'x'"}, "nothing reads it"),
         ({"SIZE": "'medium'"}, "medium"),
         ({"CORPUS": "'wiki'"}, "choose one of sample, text"),
         ({"CORPUS": "'text'"}, "TextFiles.files"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -49,7 +50,7 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Starts the command in a process of its own, with so many CPU devices."""
     environment = dict(os.environ) | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]),
         "JAX_PLATFORMS": "cpu",
     }
     with open(log or os.devnull, "ab") as output:

@@ -143,6 +143,33 @@ def test_a_second_run_skips_what_is_finished(reference):
     assert text.count("finished already, skipped") == 2
 
 
+def test_a_stage_alone_needs_its_source(reference, tmp_path):
+    model_dir = copy_inputs(reference, tmp_path / "alone")
+    stage = "--stage=2stage_bart_12e12d_unfrz"
+    process = harness.start([*harness.arguments(model_dir), stage], log=tmp_path / "log")
+    assert process.wait(300) == 2
+    assert "stands at step 0 of 30; train it first" in (tmp_path / "log").read_text("utf-8")
+
+
+def test_a_stage_starts_from_another_runs_checkpoint(reference, tmp_path):
+    text = run(
+        tmp_path / "other",
+        **{
+            "Recipe.stages": "[@seq2seq/Stage()]",
+            "VOCABULARY": repr(str(reference / "vocabulary" / "spm.model")),
+            "WarmStart.source": repr(str(reference / "roberta_12e")),
+            "FROZEN_STEPS": 4,
+            "UNFROZEN_STEPS": 1,
+        },
+    )
+    assert "set, but not read by this recipe" in text
+    assert f"warm start from {reference}/roberta_12e" in text
+    ours = harness.final_params(tmp_path / "other" / "2stage_bart_12e12d_unfrz", 5)
+    theirs = harness.final_params(reference / "roberta_12e", 30)
+    table = "token_embedding/embedding"
+    assert 0 < np.abs(ours[table] - theirs[table]).max() < 2e-3, "one step away"
+
+
 def test_another_recipe_is_refused(reference, tmp_path):
     process = harness.start(harness.arguments(reference, UNFROZEN_STEPS=16), log=tmp_path / "log")
     assert process.wait(300) == 2

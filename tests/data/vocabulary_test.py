@@ -59,10 +59,14 @@ def test_byte_fallback_leaves_nothing_unknown(tmp_path):
 
 
 def test_sizes_that_do_not_fit_are_refused_with_the_limit(tmp_path):
-    with pytest.raises(UserError, match=r"vocabulary size = 5000: too large .* the most is (\d+)") as error:
+    with pytest.raises(
+        UserError, match=r"vocabulary size = 5000: too large .* the most is (\d+)"
+    ) as error:
         train_vocabulary(texts(), 5000, tmp_path)
     largest = int(str(error.value).rstrip(".").split()[-1])
-    with pytest.raises(UserError, match=r"vocabulary size = 10: too small .* choose (\d+) or more") as error:
+    with pytest.raises(
+        UserError, match=r"vocabulary size = 10: too small .* choose (\d+) or more"
+    ) as error:
         train_vocabulary(texts(), 10, tmp_path)
     smallest = int(str(error.value).split("choose ")[1].split()[0])
     for name, size in (("largest", largest), ("smallest", smallest)):
