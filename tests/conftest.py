@@ -10,11 +10,10 @@ import os
 
 FLAGS = {
     "--xla_force_host_platform_device_count": "8",
-    # Tests compile much and compute little: without LLVM's optimiser and without the slower of the
-    # two code generators for fusions, compiling takes a fifth of the time. The passes over the
-    # graph, and with them sharding and cost analysis, are not concerned.
+    # Tests compile much and compute little: LLVM's optimiser is not worth its time. The passes over
+    # the graph, and with them sharding and cost analysis, are not concerned. Flags that only some
+    # versions of XLA know must not stand here: it aborts on the others.
     "--xla_backend_optimization_level": "0",
-    "--xla_cpu_use_fusion_emitters": "false",
 }
 
 os.environ["JAX_PLATFORMS"] = "cpu"
