@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 2
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
@@ -41,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     # TensorFlow only reads text here; what it says of GPUs is noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import jax
 
     if flags.multiprocess or flags.coordinator_address:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
+from seqrecipes.errors import UserError
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.layers import (
     Array,
@@ -47,16 +48,19 @@ class Embedder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens_BxTxD: Array, example_ids_B: Array | None) -> Array:
-        c = self.config
+        c, length = self.config, tokens_BxTxD.shape[1]
+        if length > c.max_positions:
+            # Rows past the end of a table would come out as NaN.
+            raise UserError("sequence length", length, f"max_positions is {c.max_positions}")
 
-        def table(rows: int, name: str) -> Array:
+        def first_rows(count: int, rows: int, name: str) -> Array:
             return nn.Embed(
                 rows, c.hidden_size, dtype=c.dtype, embedding_init=kernel_init(c), name=name
-            )(jnp.arange(tokens_BxTxD.shape[1] if name == "position" else 1))
+            )(jnp.arange(count))
 
-        x_BxTxD = tokens_BxTxD + table(c.max_positions, "position")
+        x_BxTxD = tokens_BxTxD + first_rows(length, c.max_positions, "position")
         if self.with_types:
-            x_BxTxD = x_BxTxD + table(c.token_types, "type")
+            x_BxTxD = x_BxTxD + first_rows(1, c.token_types, "type")
         if c.embedding_norm:
             x_BxTxD = layer_norm(c, "norm")(x_BxTxD)
         return constrain_hidden(Dropout(c.dropout, name="dropout")(x_BxTxD, example_ids_B))

@@ -204,7 +204,7 @@ def train(
                     saves = step % training.checkpointing.every == 0
                     signum = watch.check(step)
                     reports = step % training.log_every == 0 or step == training.steps
-                    if pending and (reports or saves or signum is not None):
+                    if reports or saves or signum is not None:
                         rows = jax.device_get(pending)
                         _check_finite(rows, step)
                         reporter.train(step, rows, training.flops_per_step(span))
@@ -271,9 +271,9 @@ def _flops_limit() -> float | None:
 
 
 def _check_finite(rows: list[Mapping[str, Any]], step: int) -> None:
-    for back, row in enumerate(reversed(rows)):
+    for row_step, row in enumerate(rows, start=step - len(rows) + 1):
         if not np.isfinite(row["loss"]):
             raise FloatingPointError(
-                f"the loss is {row['loss']} at step {step - back}; the last checkpoint was made "
+                f"the loss is {row['loss']} at step {row_step}; the last checkpoint was made "
                 "before it. Lower AdamW.peak or AdamW.clip_norm, or look at the data there"
             )

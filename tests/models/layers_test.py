@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.errors import UserError
 from seqrecipes.models import build
 from seqrecipes.models.layers import Dropout, TransformerLayer, TransformerStack, layer_norm
 from seqrecipes.training.step import loss_sums
@@ -194,6 +195,15 @@ def test_scan_and_remat_change_neither_parameters_nor_gradients(
         np.testing.assert_allclose(
             other_gradient[path], value, rtol=0, atol=2e-5 * (1 + np.abs(value).max()), err_msg=path
         )
+
+
+@pytest.mark.parametrize("decoder_layers", [0, 2])
+def test_sequences_longer_than_the_position_tables_are_refused(decoder_layers: int) -> None:
+    config = tiny.config(decoder_layers=decoder_layers, max_positions=6)
+    model = build(config)
+    tokens = np.full((1, 7), 5, np.int32)
+    with pytest.raises(UserError, match="sequence length = 7: max_positions is 6"):
+        jax.eval_shape(functools.partial(model.init, method="encode"), jax.random.key(0), tokens)
 
 
 def test_layers_start_from_different_values() -> None:
