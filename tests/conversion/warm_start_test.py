@@ -18,6 +18,7 @@ TOKENS = np.arange(4, 36, dtype=np.int32).reshape(2, 16)
 
 def config(name, **overrides):
     tiny = {"hidden_size": 32, "mlp_size": 48, "num_heads": 4, "max_positions": 16}
+    tiny["scan_layers"] = True  # compiles faster
     return model_config.load(
         f"configs/{name}.py", size="mini", vocab_size=64, overrides=tiny | overrides
     )
