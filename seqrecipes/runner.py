@@ -107,13 +107,33 @@ class Run:
             features=features,
         )
 
+    def check_folder(self, resolved: list[ResolvedStage]) -> None:
+        """Refuses a folder that holds another recipe.
+
+        Raises:
+          UserError: names every value that differs.
+        """
+        file = self.model_dir / describe.RECIPE_FILE
+        if not file.exists():
+            return
+        theirs = json.loads(file.read_text("utf-8"))
+        if changed := resolving.differences(theirs, self._identity(resolved)):
+            raise UserError(
+                "MODEL_DIR",
+                str(self.model_dir),
+                f"holds another recipe ({'; '.join(changed)}); choose another folder or "
+                "restore these values",
+            )
+
     def describe(self) -> str:
         """Checks everything that needs no training; the resolved recipe in words."""
         self.check_corpus()
+        resolved = self.resolve()
+        self.check_folder(resolved)
         trained = self.vocabulary_path.exists()
         return describe.resolved_recipe(
             self.recipe,
-            self.resolve(),
+            resolved,
             model_dir=self.model_dir,
             mesh=self.mesh,
             vocabulary=str(self.vocabulary_path) if trained else "to be trained on the corpus",
@@ -128,7 +148,8 @@ class Run:
         """
         chosen = None if only is None else self.recipe.index(only)
         self.check_corpus()
-        self.resolve()
+        self.check_folder(self.resolve())
+        _barrier("checked")  # before any process writes
         self.ensure_vocabulary()
         self.resolve()
         from seqrecipes.data.blocks import prepare_blocks
@@ -136,7 +157,7 @@ class Run:
         task = self.task(self.recipe.stages[0])
         blocks = prepare_blocks(task, self.recipe.sequence_length - 2, self.model_dir / "data")
         resolved = self.resolve(blocks)
-        self._claim(resolved, blocks)
+        self._claim(resolved)
         for index, stage in enumerate(resolved):
             if chosen not in (None, index):
                 continue
@@ -146,27 +167,24 @@ class Run:
             self._train(stage, blocks)
         return resolved
 
-    def _claim(self, resolved: list[ResolvedStage], blocks: Blocks) -> None:
-        """Writes what this folder is for, or refuses if it is for something else."""
-        data = {name: blocks.manifest[name] for name in ("corpus_fingerprint", "languages")}
-        data["vocabulary"] = blocks.vocabulary_checksum
-        ours = resolving.identity(self.recipe, resolved, data)
-        file = self.model_dir / describe.RECIPE_FILE
-        claimed = file.exists()
-        _barrier("looked")  # before any process writes
-        if claimed:
-            if changed := resolving.differences(json.loads(file.read_text("utf-8")), ours):
-                raise UserError(
-                    "MODEL_DIR",
-                    str(self.model_dir),
-                    f"holds another recipe ({'; '.join(changed)}); choose another folder or "
-                    "restore these values",
-                )
-        elif jax.process_index() == 0:
-            temporary = file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(ours, indent=2) + "\n", "utf-8")
-            temporary.replace(file)
+    def _identity(self, resolved: list[ResolvedStage]) -> dict[str, Any]:
+        task = self.task(self.recipe.stages[0])
+        corpus = task.source.corpus
+        data = {
+            "corpus_fingerprint": corpus.fingerprint(),
+            "languages": corpus.languages,
+            "vocabulary": task.vocabulary.checksum if self.vocabulary_path.exists() else None,
+        }
+        return resolving.identity(self.recipe, resolved, data)
+
+    def _claim(self, resolved: list[ResolvedStage]) -> None:
+        """Writes what this folder is for."""
         if jax.process_index() == 0:
+            file = self.model_dir / describe.RECIPE_FILE
+            if not file.exists():
+                temporary = file.with_suffix(".tmp")
+                temporary.write_text(json.dumps(self._identity(resolved), indent=2) + "\n", "utf-8")
+                temporary.replace(file)
             (self.model_dir / "config.gin").write_text(gin.config_str(), "utf-8")
         _barrier("claimed")
 

@@ -170,12 +170,17 @@ def test_a_stage_starts_from_another_runs_checkpoint(reference, tmp_path):
     assert 0 < np.abs(ours[table] - theirs[table]).max() < 2e-3, "one step away"
 
 
-def test_another_recipe_is_refused(reference, tmp_path):
-    process = harness.start(harness.arguments(reference, UNFROZEN_STEPS=16), log=tmp_path / "log")
+@pytest.mark.parametrize("flag", ["--dry_run", "--stage=roberta_12e"])
+def test_another_recipe_is_refused_before_anything_is_written(reference, tmp_path, flag):
+    before = sorted(reference.rglob("*"))
+    command = [*harness.arguments(reference, UNFROZEN_STEPS=16, SEQUENCE_LENGTH=40), flag]
+    process = harness.start(command, log=tmp_path / "log")
     assert process.wait(300) == 2
     text = (tmp_path / "log").read_text("utf-8")
     assert "holds another recipe" in text
     assert "phases[1].steps: 15 there, 16 now" in text
+    assert "sequence_length: 32 there, 40 now" in text
+    assert sorted(reference.rglob("*")) == before
 
 
 def test_a_checkpoint_cut_off_half_way_is_ignored_and_said(reference, tmp_path):
