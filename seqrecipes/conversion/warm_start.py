@@ -101,7 +101,8 @@ class Account:
 
 
 def _group(path: str) -> str:
-    return "/".join(path.split("/")[: 3 if "/layers/" not in path else 4][:4])
+    depth = 4 if "/layers/" in path else 3
+    return "/".join(path.split("/")[:depth])
 
 
 def check(

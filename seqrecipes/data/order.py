@@ -138,10 +138,10 @@ def permute(index: np.ndarray, size: np.ndarray | int, *key: np.ndarray | int) -
     # frexp's exponent of size - 1 is its number of bits (exact below 2^53).
     bits = np.frexp(np.maximum(limit, 2).astype(np.float64) - 1)[1]
     half = ((bits + 1) // 2).astype(np.uint64)
-    todo = np.arange(value.size)
-    while todo.size:
-        value[todo] = _encipher(value[todo], half[todo], mixed[todo])
-        todo = todo[value[todo] >= limit[todo]]
+    outside = np.arange(value.size)
+    while outside.size:
+        value[outside] = _encipher(value[outside], half[outside], mixed[outside])
+        outside = outside[value[outside] >= limit[outside]]
     return value.astype(np.int64).reshape(shape)
 
 

@@ -105,12 +105,6 @@ class Checkpoints:
         count = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
         return TrainState(step=count, params=restored["params"], optimizer=restored["optimizer"])
 
-    def metadata(self, step: int) -> dict[str, Any]:
-        """What was saved beside the arrays."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        )["metadata"]
-
     def wait(self) -> None:
         """Returns when all that was saved is on disk."""
         with disk_errors(self._dir):

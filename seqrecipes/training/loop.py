@@ -122,6 +122,10 @@ class Training:
             state_shardings(state, self.partitioning, mesh),
         )
 
+    def layout(self, span: Span, mesh: Mesh) -> TrainState:
+        """Shardings of the state within a phase."""
+        return jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state(span, mesh))
+
     def compile_step(self, span: Span, mesh: Mesh) -> Any:
         """The jitted update of a phase; the state is donated."""
         step = make_train_step(
@@ -133,8 +137,8 @@ class Training:
             micro_batches=self.partitioning.micro_batches,
             tile=self.logits_tile,
         )
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state(span, mesh))
-        return jax.jit(step, donate_argnums=0, out_shardings=(shardings, parts.replicated(mesh)))
+        shardings = self.layout(span, mesh), parts.replicated(mesh)
+        return jax.jit(step, donate_argnums=0, out_shardings=shardings)
 
     def flops_per_step(self, span: Span) -> float:
         """Model FLOPs of one update in a phase."""
@@ -242,9 +246,8 @@ def _first_state(
 
 
 def _enter(training: Training, state: TrainState, span: Span, mesh: Mesh) -> TrainState:
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, training.abstract_state(span, mesh))
     enter = functools.partial(enter_phase, span=span, adamw=training.optimizer)
-    return jax.jit(enter, out_shardings=shardings, donate_argnums=0)(state)
+    return jax.jit(enter, out_shardings=training.layout(span, mesh), donate_argnums=0)(state)
 
 
 def _evaluator(
