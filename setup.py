@@ -32,20 +32,23 @@ INSTALL_REQUIRES = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "protobuf>=6.31.1",
-    "sentencepiece>=0.2.1",
+    # apache-beam needs protobuf below 7, whereas sentencepiece 0.2.3 refuses one below 7.36.1 on
+    # import and does not say so in its metadata.
+    "sentencepiece>=0.2.1,<0.2.3",
     "seqio>=0.0.20",
     "tensorflow>=2.21.0",
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",
 ]
 
+# seqio's Beam pipeline imports array-record too, which tensorflow-datasets brings on Linux alone.
+BEAM = ["apache-beam>=2.77", "array-record>=0.7.2"]
+
 EXTRAS_REQUIRE = {
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "hf": ["safetensors>=0.5", "tokenizers>=0.21", "torch>=2.6", "transformers>=4.50"],
-    # apache-beam needs protobuf 6, whereas sentencepiece 0.2.3 refuses one below 7.36.1 when it is
-    # imported and does not say so in its metadata.
-    "beam": ["apache-beam>=2.77", "sentencepiece<0.2.3"],
+    "beam": BEAM,
     # t5x is in no package index. Its own metadata names airio and jestimator by these very
     # addresses, and pip refuses a second, different address for one name, so only t5x is pinned.
     "t5x": [
@@ -58,6 +61,7 @@ EXTRAS_REQUIRE = {
         "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
     ],
     "dev": [
+        *BEAM,
         "hypothesis>=6.100",
         "mypy>=1.15",
         "pytest>=8.3",

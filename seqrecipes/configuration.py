@@ -51,8 +51,6 @@ def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".")
     Raises:
       UserError: a missing file, a syntax error, an unknown name, or one that nothing reads.
     """
-    if not files:
-        raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
     for path in search_paths.split(","):
         gin.add_config_file_search_path(path)
     for file in files:

@@ -60,7 +60,7 @@ def resolved_recipe(
     device = jax.devices()[0].device_kind
     lines = [
         f"recipe in {model_dir}: corpus {recipe.corpus}, sequences of "
-        f"{recipe.sequence_length} tokens, alpha {recipe.alpha}, seed {recipe.seed}",
+        f"{recipe.sequence_length} tokens, alpha {recipe.smoothing:g}, seed {recipe.seed}",
         f"mesh: data {shape['data']} x fsdp {shape['fsdp']} x tensor {shape['tensor']} ({device}), "
         f"{recipe.partitioning.micro_batches} micro-batches, "
         f"ZeRO-1 {'on' if recipe.partitioning.zero1 else 'off'}",

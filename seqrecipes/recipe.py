@@ -78,9 +78,13 @@ class Recipe:
       stages: what to train.
       corpus: a corpus registered in the task module.
       sequence_length: tokens per packed sequence, the two ends included.
+      prepared: folder of text prepared by `python -m seqrecipes.prepare`, to be read in place of
+        the corpus; empty prepares the corpus in the run's folder.
       vocabulary: path of a SentencePiece model; empty trains one on the corpus.
       vocabulary_size: pieces of the vocabulary to train, special ones included.
       alpha: languages are sampled by n ** alpha (Conneau et al. 2020); 1 is proportional.
+      temperature: samples by n ** (1 / temperature) instead, as is usual for pairs of translations;
+        0 leaves it to alpha.
       seed: every random choice is a function of it.
       tasks: module that registers the seqio tasks.
       partitioning: devices; speed and memory only.
@@ -94,9 +98,11 @@ class Recipe:
     stages: Sequence[Stage]
     corpus: str
     sequence_length: int = 512
+    prepared: str = ""
     vocabulary: str = ""
     vocabulary_size: int = 150_000
     alpha: float = 0.3
+    temperature: float = 0.0
     seed: int = 0
     tasks: str = "tasks.pretrain"
     partitioning: Partitioning = dataclasses.field(default_factory=Partitioning)
@@ -120,8 +126,21 @@ class Recipe:
                 )
         if not 0 <= self.alpha <= 1:
             raise UserError("Recipe.alpha", self.alpha, "lies in [0, 1]")
+        if self.temperature and self.temperature < 1:
+            raise UserError("Recipe.temperature", self.temperature, "is 1 or more, or 0 for none")
+        if self.prepared and not self.vocabulary:
+            raise UserError(
+                "Recipe.vocabulary",
+                self.vocabulary,
+                f"name the one that {self.prepared} was prepared with",
+            )
         if self.seed < 0:
             raise UserError("Recipe.seed", self.seed, "must be 0 or more")
+
+    @property
+    def smoothing(self) -> float:
+        """The exponent of language shares: 1 / temperature where that is set, else alpha."""
+        return 1 / self.temperature if self.temperature else self.alpha
 
     def index(self, name: str) -> int:
         """Position of a stage."""

@@ -232,7 +232,7 @@ def identity(recipe: Recipe, resolved: list[ResolvedStage], data: Mapping[str, A
             model.pop(name)
         written.pop("model_overrides")
         stages.append(written | {"model": model})
-    fields = ("corpus", "sequence_length", "alpha", "seed")
+    fields = ("corpus", "sequence_length", "smoothing", "seed")
     return plain({name: getattr(recipe, name) for name in fields} | dict(data) | {"stages": stages})
 
 

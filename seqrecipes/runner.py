@@ -7,11 +7,10 @@ what is left.
 from __future__ import annotations
 
 import functools
-import importlib
 import json
 import logging
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
@@ -50,12 +49,11 @@ class Run:
         self.vocabulary_path = pathlib.Path(
             recipe.vocabulary or self.model_dir / "vocabulary" / "spm.model"
         )
-        try:
-            importlib.import_module(recipe.tasks)
-        except ModuleNotFoundError as error:
-            raise UserError(
-                "Recipe.tasks", recipe.tasks, f"{error}; run from the root of the clone"
-            ) from error
+        from seqrecipes.data.tasks import import_tasks
+
+        import_tasks(recipe.tasks, "Recipe.tasks")
+        with gin.unlock_config():
+            gin.bind_parameter("pretraining_vocabulary.path", str(self.vocabulary_path))
 
     def task(self, stage: Stage) -> PretrainingTask:
         """The seqio task of a stage."""
@@ -73,30 +71,66 @@ class Run:
             size = self.recipe.vocabulary_size
             log.info("training a vocabulary of %s pieces", f"{size:,}")
             corpus = self.task(self.recipe.stages[0]).source.corpus
-            texts = vocabulary.sample_texts(corpus, self.recipe.alpha)
+            texts = vocabulary.sample_texts(corpus, self.recipe.smoothing)
             vocabulary.train_vocabulary(texts, size, self.vocabulary_path.parent)
         _barrier("vocabulary")
 
     def check_corpus(self) -> None:
-        """Reads the first training document of every language."""
+        """Reads the first training document of every language, or finds what was prepared."""
+        if self.recipe.prepared:
+            for stage in self.recipe.stages:
+                self.blocks(stage)
+            return
+        from seqrecipes.data.corpora.corpus import texts
+
         corpus = self.task(self.recipe.stages[0]).source.corpus
         for language in corpus.languages:
-            if next(iter(corpus.documents(language, "train")), None) is None:
+            if next(filter(None, texts(corpus, language, "train")), None) is None:
                 raise UserError("corpus", self.recipe.corpus, f"no text in language {language}")
 
-    def resolve(self, blocks: Blocks | None = None) -> list[ResolvedStage]:
-        """Checks the recipe; before the text is packed, source lengths are those without [DOC]."""
+    def blocks(self, stage: Stage) -> Blocks:
+        """The packed text of a stage, prepared now where it was not before.
+
+        Raises:
+          UserError: the text cannot be used, or what was prepared does not suit the stage.
+        """
+        from seqrecipes.data.blocks import find_prepared
+        from seqrecipes.data.preparation import prepare_blocks
+
+        task = self.task(stage)
+        payload = task.objective.payload(self.recipe.sequence_length)
+        if not self.recipe.prepared:
+            return prepare_blocks(task, payload, self.model_dir / "data")
+        return find_prepared(
+            self.recipe.prepared,
+            corpus=self.recipe.corpus,
+            reads=task.objective.reads,
+            payload=payload,
+            vocabulary=task.vocabulary.checksum,
+        )
+
+    def resolve(self, blocks: Sequence[Blocks] = ()) -> list[ResolvedStage]:
+        """Checks the recipe.
+
+        Args:
+          blocks: the packed text of every stage. Before there is any, source lengths are those of
+            text without [DOC].
+        """
+        from seqrecipes.data.objectives.base import check_sentinels
         from seqrecipes.data.vocabulary import Vocabulary
 
         path = self.vocabulary_path
         vocabulary = None
         if self.recipe.vocabulary or path.exists():
-            _bind_vocabulary(path)
             vocabulary = Vocabulary(str(path))
 
         def features(stage: Stage) -> Mapping[str, int]:
-            specials = blocks.max_specials if blocks else 0
-            return self.task(stage).objective.lengths(self.recipe.sequence_length, specials)
+            objective = self.task(stage).objective
+            payload = objective.payload(self.recipe.sequence_length)
+            if vocabulary:
+                check_sentinels(objective, payload, vocabulary.specials)
+            packed = blocks[self.recipe.index(stage.name)] if blocks else None
+            return objective.lengths(payload, packed.max_specials if packed else 0)
 
         return resolving.resolve(
             self.recipe,
@@ -152,10 +186,7 @@ class Run:
         _barrier("checked")  # before any process writes
         self.ensure_vocabulary()
         self.resolve()
-        from seqrecipes.data.blocks import prepare_blocks
-
-        task = self.task(self.recipe.stages[0])
-        blocks = prepare_blocks(task, self.recipe.sequence_length - 2, self.model_dir / "data")
+        blocks = [self.blocks(stage) for stage in self.recipe.stages]
         resolved = self.resolve(blocks)
         self._claim(resolved)
         for index, stage in enumerate(resolved):
@@ -164,16 +195,23 @@ class Run:
             if stage.finished:
                 log.info("%s: finished already, skipped", stage.stage.name)
                 continue
-            self._train(stage, blocks)
+            self._train(stage, blocks[index])
         return resolved
 
     def _identity(self, resolved: list[ResolvedStage]) -> dict[str, Any]:
-        task = self.task(self.recipe.stages[0])
-        corpus = task.source.corpus
+        stage = self.recipe.stages[0]
+        task = self.task(stage)
+        if self.recipe.prepared:
+            manifest = self.blocks(stage).manifest
+            fingerprint, languages = manifest["corpus_fingerprint"], manifest["languages"]
+        else:
+            corpus = task.source.corpus
+            fingerprint, languages = corpus.fingerprint(), corpus.languages
         data = {
-            "corpus_fingerprint": corpus.fingerprint(),
-            "languages": corpus.languages,
+            "corpus_fingerprint": fingerprint,
+            "languages": languages,
             "vocabulary": task.vocabulary.checksum if self.vocabulary_path.exists() else None,
+            "noise": [repr(self.task(each).objective) for each in self.recipe.stages],
         }
         return resolving.identity(self.recipe, resolved, data)
 
@@ -204,7 +242,7 @@ class Run:
                 )
         objective = self.task(stage.stage).objective
         loader = Loader(
-            training_stream(blocks, objective, alpha=recipe.alpha, seed=training.seed),
+            training_stream(blocks, objective, alpha=recipe.smoothing, seed=training.seed),
             validation_stream(
                 blocks,
                 objective,
@@ -264,11 +302,6 @@ class Run:
         if jax.process_index() == 0:
             (stage.folder / "warm-start.txt").write_text(f"{account}\n", "utf-8")
         return params
-
-
-def _bind_vocabulary(path: pathlib.Path) -> None:
-    with gin.unlock_config():
-        gin.bind_parameter("pretraining_vocabulary.path", str(path))
 
 
 def _barrier(name: str) -> None:

@@ -52,11 +52,13 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
             flags.coordinator_address, flags.process_count, flags.process_index
         )
     from seqrecipes import configuration, report, runner
-    from seqrecipes.data import corpora  # noqa: F401 -- gin names
+    from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
     from seqrecipes.training import reporting
     from seqrecipes.training.interruption import Interrupted
 
     reporting.log_to_terminal(jax.process_index())
+    if not flags.gin_file:
+        raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
     run = runner.Run()
     if flags.dry_run:

@@ -7,13 +7,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from seqrecipes import configuration, corpus_flags
 from seqrecipes.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from seqrecipes.data.corpora import Corpus
+    from seqrecipes.data.corpora.corpus import Corpus
     from seqrecipes.data.vocabulary import Vocabulary
-
-_TABLE_BATCH = 1000
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -23,19 +22,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: python -m seqrecipes.train_vocabulary --corpus=text "
         "--files 'en=texts/en/*.txt.gz' --files de=texts/de --size=16000 --output=vocabularies/16k",
     )
-    parser.add_argument("--corpus", choices=("sample", "text"), default="sample")
     parser.add_argument(
-        "--files",
-        action="append",
-        default=[],
-        metavar="LANGUAGE=GLOB",
-        help="files of a language for --corpus=text: a folder or a glob; may be repeated",
-    )
-    parser.add_argument(
-        "--document",
-        choices=("line", "blank_line"),
-        default="line",
-        help="what a document is in .txt files (default: %(default)s)",
+        "--corpus", default="sample", help="a corpus of the task module (default: %(default)s)"
     )
     parser.add_argument("--size", type=int, required=True, help="ids, special ones included")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for spm.model")
@@ -60,14 +48,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--byte_fallback", action="store_true", help="spell unknown characters as bytes"
     )
+    parser.add_argument(
+        "--sentinels",
+        type=int,
+        default=0,
+        help="span separators at the end; span corruption needs about 100 (default: %(default)s)",
+    )
+    example = parser.epilog
+    corpus_flags.add_flags(parser)
+    parser.epilog = example
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
-    options = _parser().parse_args(arguments)
+    flags, bindings = configuration.parse_flags(_parser(), argv)
     try:
-        _run(options)
+        _run(flags, bindings)
     except UserError as error:
         # gin appends lines of its own to what its configurables raise.
         print(one_line(error), file=sys.stderr)
@@ -75,59 +72,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(options: argparse.Namespace) -> None:
-    corpus = _corpus(options)
-    # Imported late: these bring TensorFlow, and wrong arguments should be told at once.
+def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
+    corpus_flags.configure(flags, flags.corpus, bindings)
+    corpus = corpus_flags.get_corpus(flags.corpus)
     from seqrecipes.data.vocabulary import Vocabulary, sample_texts, train_vocabulary
 
     path = train_vocabulary(
-        sample_texts(corpus, options.alpha, options.max_sentences),
-        options.size,
-        options.output,
-        character_coverage=options.character_coverage,
-        byte_fallback=options.byte_fallback,
+        sample_texts(corpus, flags.alpha, flags.max_sentences),
+        flags.size,
+        flags.output,
+        character_coverage=flags.character_coverage,
+        byte_fallback=flags.byte_fallback,
+        sentinels=flags.sentinels,
     )
     print(_table(corpus, Vocabulary(str(path))))
-    print(f"\nwrote {path} ({options.size} ids)")
-
-
-def _corpus(options: argparse.Namespace) -> Corpus:
-    from seqrecipes.data.corpora import SampleCorpus, TextFiles
-
-    if options.corpus == "sample":
-        if options.files:
-            raise UserError("--files", options.files, "needs --corpus=text.")
-        return SampleCorpus()
-    files: dict[str, list[str]] = {}
-    for item in options.files:
-        language, separator, pattern = item.partition("=")
-        if not (language and separator and pattern):
-            raise UserError("--files", item, "write it as LANGUAGE=GLOB, such as en=texts/en.")
-        files.setdefault(language, []).append(pattern)
-    if not files:
-        raise UserError("--files", None, "--corpus=text needs files, such as --files en=texts/en.")
-    return TextFiles(files=files, document=options.document)
+    print(f"\nwrote {path} ({flags.size} ids)")
 
 
 def _table(corpus: Corpus, vocabulary: Vocabulary) -> str:
     """How the vocabulary fits each language of the training split."""
+    from seqrecipes.data.corpora.corpus import batches, texts
+
     rows = [f"{'language':<10}{'documents':>11}{'tokens':>13}{'unknown':>10}{'chars/token':>13}"]
     for language in corpus.languages:
         documents = tokens = unknown = characters = 0
-        batch: list[str] = []
-
-        def count(texts: list[str]) -> tuple[int, int]:
-            ids = [i for encoded in vocabulary.tokenizer.encode(texts) for i in encoded]
-            return len(ids), ids.count(vocabulary.specials.unk)
-
-        for text in corpus.documents(language, "train"):
-            documents, characters = documents + 1, characters + len(text)
-            batch.append(text)
-            if len(batch) == _TABLE_BATCH:
-                more, more_unknown = count(batch)
-                tokens, unknown, batch = tokens + more, unknown + more_unknown, []
-        more, more_unknown = count(batch)
-        tokens, unknown = tokens + more, unknown + more_unknown
+        for batch in batches(texts(corpus, language, "train")):
+            ids = [i for encoded in vocabulary.tokenizer.encode(batch) for i in encoded]
+            documents, tokens = documents + len(batch), tokens + len(ids)
+            unknown += ids.count(vocabulary.specials.unk)
+            characters += sum(map(len, batch))
         rows.append(
             f"{language:<10}{documents:>11,}{tokens:>13,}{unknown / max(tokens, 1):>10.3%}"
             f"{characters / max(tokens, 1):>13.2f}"

@@ -1,78 +1,125 @@
-"""Packed blocks on disk, read at random.
+"""Packed records on disk, read at random.
 
-Text is tokenized and packed once, through the seqio task, into one flat file of token ids per
-split and language. The folder is named after everything that decides its content, so a change of
-text, vocabulary or length makes a new one and an old one is never read by mistake.
+Text is tokenized and packed once, through the seqio task, into one file of token ids per shard. The
+folder is named after everything that decides its content, so a change of text, vocabulary or
+length makes a new one and an old one is never read by mistake. What was done once is not done
+again: a shard with its statistics beside it is finished, a folder with a manifest is complete.
+
+    blocks-<digest>/<split>/<shard>.tokens  ids, uint16 or uint32
+                    <split>/<shard>.ends    of pairs: where each segment ends in it, int64
+                    <split>/<shard>.json    counts, checksum, skipped records; written last
+                    manifest.json           all of these and what decides the content
+                    unigram.npy             how often each id occurs in the training split
 """
 
 from __future__ import annotations
 
-import contextlib
+import bisect
+import collections
 import dataclasses
-import fcntl
-import functools
 import hashlib
 import json
 import os
-import shutil
-import sys
-import time
-from collections.abc import Iterator
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
-from tqdm import tqdm
+from etils import epath
 
-from seqrecipes.data.objectives import Specials
+from seqrecipes.data.objectives.base import Specials, example_index
 from seqrecipes.errors import UserError
 
-if TYPE_CHECKING:
-    from seqrecipes.data.tasks import PretrainingTask
+SPLITS = ("train", "validation")
+MANIFEST = "manifest.json"
+PREPARE = "python -m seqrecipes.prepare"
+_OPEN_FILES = 256
+_CHUNK = 1 << 22
 
-_SPLITS = ("train", "validation")
-_FORMAT = 1
-_COUNT_CHUNK = 1 << 22
+AnyPath = TypeVar("AnyPath", Path, epath.Path)
 
 
 class Blocks:
-    """The blocks of a prepared folder.
+    """The records of a complete folder.
 
     Attributes:
       folder: where they are.
-      manifest: what the folder says of itself; `manifest['splits'][split][language]` has
-        documents, empty_documents, characters, tokens, unknown_tokens, blocks and last_block (the
-        length of the last one).
+      manifest: what the folder says of itself; `manifest['splits'][split][language]` has the counts
+        of `preprocessors.Summary` and tokens, unknown_tokens and blocks.
       languages: their names, in the order of language indices.
-      payload: tokens of a full block.
+      payload: the most tokens of a segment.
+      pairs: whether a record has two segments.
       specials: the special ids of the vocabulary.
-      max_specials: the most special tokens in any block.
+      max_specials: the most special tokens in any record.
       vocabulary_checksum: of the vocabulary that made the ids.
       unigram: int64[vocab_size], how often each id occurs in the training split.
+
+    Raises:
+      UserError: the folder is incomplete, or a file is missing or has another size than it had.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder)
-        self.manifest: dict[str, Any] = json.loads((self.folder / "manifest.json").read_text())
+        try:
+            self.manifest: dict[str, Any] = json.loads((self.folder / MANIFEST).read_text("utf-8"))
+            self.unigram: np.ndarray = np.load(self.folder / "unigram.npy")
+        except OSError as error:
+            raise UserError(
+                "prepared text", str(folder), f"is not complete ({error}); run `{PREPARE}`."
+            ) from error
         self.languages: tuple[str, ...] = tuple(self.manifest["languages"])
         self.payload: int = self.manifest["payload"]
+        self.pairs: bool = self.manifest["reads"] != "blocks"
         self.specials = Specials(**self.manifest["specials"])
         self.max_specials: int = self.manifest["max_specials"]
         self.vocabulary_checksum: str = self.manifest["vocabulary_checksum"]
-        self.unigram: np.ndarray = np.load(self.folder / "unigram.npy")
+        self._dtype = id_dtype(self.specials.vocab_size)
+        self._files = _Files()
+        self._shards = {
+            split: [self._find(split, language) for language in self.languages] for split in SPLITS
+        }
 
     def counts(self, split: str) -> np.ndarray:
-        """int64[languages]: number of blocks."""
-        return np.array([self._statistics(split, name)["blocks"] for name in self.languages])
+        """int64[languages]: number of records."""
+        return np.array([shards.starts[-1] for shards in self._shards[split]], np.int64)
 
     def tokens(self, split: str) -> int:
         """Number of tokens of a split."""
-        return sum(self._statistics(split, name)["tokens"] for name in self.languages)
+        return sum(counts["tokens"] for counts in self.manifest["splits"][split].values())
 
-    def block(self, split: str, language: int, block: int) -> np.ndarray:
-        """int32[n]: the tokens of a block; n is `payload` but for the last of a language."""
-        start = block * self.payload
-        return self._flat(split, language)[start : start + self.payload].astype(np.int32)
+    def record(self, split: str, language: int, block: int) -> tuple[int, tuple[np.ndarray, ...]]:
+        """The index that fixes the noise of a record, and its segments.
+
+        Args:
+          split: 'train' or 'validation'.
+          language: its index.
+          block: number of the record in the language.
+
+        Returns:
+          `objectives.example_index` of it, and one or two int32[n] arrays. A block has `payload`
+          tokens but for the last of a shard.
+
+        Raises:
+          UserError: its file is gone or cut off.
+        """
+        shards = self._shards[split][language]
+        shard = bisect.bisect_right(shards.starts, block) - 1
+        number, path = block - shards.starts[shard], shards.paths[shard]
+        index = shards.noise + (shard << 64) + number
+        if not self.pairs:
+            start = number * self.payload
+            count = min(self.payload, shards.tokens[shard] - start)
+            return index, (self._files.read(path, self._dtype, start, count).astype(np.int32),)
+        # The end of the record before it is where it starts.
+        first = 2 * number - 1 if number else 0
+        ends = self._files.read(
+            _ends(path), np.dtype(np.int64), first, 2 * number + 2 - first
+        ).tolist()
+        start, middle, end = ends if number else (0, *ends)
+        tokens = self._files.read(path, self._dtype, start, end - start).astype(np.int32)
+        return index, (tokens[: middle - start], tokens[middle - start :])
 
     def unigram_entropy(self) -> float:
         """Nats per token of the validation text for a model that knows token frequencies only.
@@ -83,140 +130,169 @@ class Blocks:
         """
         log_probability = np.log((self.unigram + 1) / (self.unigram.sum() + self.unigram.size))
         counts = np.zeros_like(self.unigram)
-        for i in range(len(self.languages)):
-            counts += _count(self._flat("validation", i), self.unigram.size)
+        for shards in self._shards["validation"]:
+            for path in shards.paths:
+                counts += count_ids(path, counts.size)
         if not counts.sum():
             raise UserError("corpus", str(self.folder), "it has no validation text.")
         return float(-(counts @ log_probability) / counts.sum())
 
-    def _statistics(self, split: str, language: str) -> dict[str, int]:
-        return self.manifest["splits"][split][language]
+    def verify(self) -> Iterator[str]:
+        """Reads everything; yields the name of each shard that is as it was written.
 
-    @functools.cache  # noqa: B019 -- as many as there are files
-    def _flat(self, split: str, language: int) -> np.ndarray:
-        path = _token_file(self.folder, split, self.languages[language])
-        return _open(path, self.specials.vocab_size)
+        Raises:
+          UserError: names the first file that is not.
+        """
+        for split, languages in self._shards.items():
+            for language, shards in zip(self.languages, languages, strict=True):
+                written = self.manifest["shards"][split][language]
+                for path, statistics in zip(shards.paths, written, strict=True):
+                    if checksum(path, self.pairs) != statistics["sha256"]:
+                        raise _changed(path, "its checksum is not what it was")
+                    yield f"{split}/{path.stem}"
+
+    def _find(self, split: str, language: str) -> _Shards:
+        shards = _Shards(example_index(language, 0, 0), [], [], [0])
+        for number, statistics in enumerate(self.manifest["shards"][split][language]):
+            path = self.folder / split / f"{shard_name(language, number)}.tokens"
+            sizes = {path: statistics["tokens"] * self._dtype.itemsize}
+            if self.pairs:
+                sizes[_ends(path)] = 2 * statistics["blocks"] * np.dtype(np.int64).itemsize
+            for file, size in sizes.items():
+                if not file.exists():
+                    raise _changed(file, "is missing")
+                if file.stat().st_size != size:
+                    raise _changed(file, f"has {file.stat().st_size} bytes in place of {size}")
+            shards.paths.append(path)
+            shards.tokens.append(statistics["tokens"])
+            shards.starts.append(shards.starts[-1] + statistics["blocks"])
+        return shards
 
 
-def prepare_blocks(
-    task: PretrainingTask, payload: int, cache_dir: str | os.PathLike[str]
+@dataclasses.dataclass
+class _Shards:
+    """The shards of a language.
+
+    Attributes:
+      noise: noise index of the first record of the first one.
+      paths: of the files of tokens.
+      tokens: number of tokens in each.
+      starts: number of records before each, and their sum at the end.
+    """
+
+    noise: int
+    paths: list[Path]
+    tokens: list[int]
+    starts: list[int]
+
+
+class _Files:
+    """Files kept open for reading, some at a time.
+
+    They are read in place of being mapped into memory, so that a file that is cut off or gone is an
+    error of this process instead of its end, and memory does not grow with what was read.
+    """
+
+    def __init__(self) -> None:
+        self._open: collections.OrderedDict[Path, int] = collections.OrderedDict()
+        self._lock = threading.Lock()
+        weakref.finalize(self, _close_all, self._open)
+
+    def read(self, path: Path, dtype: np.dtype, start: int, count: int) -> np.ndarray:
+        """`count` numbers from the `start`-th on."""
+        size = count * dtype.itemsize
+        with self._lock:
+            try:
+                descriptor = self._open.get(path)
+                if descriptor is None:
+                    descriptor = self._open[path] = os.open(path, os.O_RDONLY)
+                    if len(self._open) > _OPEN_FILES:
+                        os.close(self._open.popitem(last=False)[1])
+                data = os.pread(descriptor, size, start * dtype.itemsize)
+            except OSError as error:
+                raise _changed(path, f"cannot be read ({error.strerror})") from error
+        if len(data) != size:
+            raise _changed(path, "is cut off")
+        return np.frombuffer(data, dtype)
+
+
+def _close_all(descriptors: Mapping[Path, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
+
+
+def find_prepared(
+    folder: str | os.PathLike[str], *, corpus: str, reads: str, payload: int, vocabulary: str
 ) -> Blocks:
-    """Tokenizes and packs the corpus of a task, or finds that this was done before.
-
-    The blocks depend on corpus, vocabulary and payload alone, so tasks that differ in their
-    objective share them. Processes that ask for the same blocks at once wait for one of them.
+    """The records in a folder of prepared text that suit a stage.
 
     Args:
-      task: gives the source and everything before its cache.
-      payload: tokens of a block: the sequence length less 2.
-      cache_dir: gets a folder of its own for these blocks.
+      folder: was the `--output` of `python -m seqrecipes.prepare`.
+      corpus: its name.
+      reads: what the objective reads.
+      payload: the most tokens of a segment.
+      vocabulary: checksum of the vocabulary.
 
     Raises:
-      UserError: the corpus or the vocabulary cannot be used, or there is no training text.
+      UserError: none suit, or several; says how those that are there differ.
     """
-    identity = {
-        "format": _FORMAT,
-        "corpus_fingerprint": task.source.corpus.fingerprint(),
-        "vocabulary_checksum": task.vocabulary.checksum,
+    wanted = {
+        "corpus": corpus,
+        "reads": reads,
         "payload": payload,
+        "vocabulary_checksum": vocabulary,
     }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    target = Path(cache_dir) / f"blocks-{digest}"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(target.with_suffix(".lock")):
-            if not target.exists():
-                temporary = target.with_suffix(".partial")
-                # Whoever left it is gone: a living process would hold the lock.
-                shutil.rmtree(temporary, ignore_errors=True)
-                temporary.mkdir()
-                _write(task, payload, identity, temporary, target)
-                os.replace(temporary, target)
-    return Blocks(target)
+    suitable, others = [], []
+    for manifest in sorted(Path(folder).glob(f"*/{MANIFEST}")):
+        theirs = json.loads(manifest.read_text("utf-8"))
+        wrong = [f"{name} {theirs[name]}" for name in wanted if theirs[name] != wanted[name]]
+        if wrong:
+            others.append(f"{manifest.parent.name} has {', '.join(wrong)}")
+        else:
+            suitable.append(manifest.parent)
+    if len(suitable) == 1:
+        return Blocks(suitable[0])
+    asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
+    if suitable:
+        names = ", ".join(path.name for path in suitable)
+        raise UserError("Recipe.prepared", str(folder), f"{names} all have {asked}; keep one.")
+    found = "; ".join(others) or "nothing complete is there"
+    raise UserError("Recipe.prepared", str(folder), f"no {asked} ({found}); run `{PREPARE}`.")
 
 
-def _write(
-    task: PretrainingTask, payload: int, identity: dict[str, Any], folder: Path, target: Path
-) -> None:
-    began = time.monotonic()
-    vocabulary, languages = task.vocabulary, task.source.corpus.languages
-    specials = vocabulary.specials
-    splits, max_specials = {}, 0
-    with tqdm(
-        desc="packing text", unit=" tokens", unit_scale=True, disable=not sys.stderr.isatty()
-    ) as progress:
-        for split in _SPLITS:
-            names = ("documents", "empty_documents", "characters", "tokens", "blocks", "last_block")
-            splits[split] = {language: dict.fromkeys(names, 0) for language in languages}
-            with contextlib.ExitStack() as stack:
-                files = {
-                    name: stack.enter_context(_token_file(folder, split, name).open("wb"))
-                    for name in languages
-                }
-                for block in task.packed_blocks(split, payload):
-                    language, tokens = block["language"].decode(), block["tokens"]
-                    tokens.astype(_dtype(specials.vocab_size)).tofile(files[language])
-                    statistics = splits[split][language]
-                    for name in names[:3]:
-                        statistics[name] += int(block[name])
-                    statistics["tokens"] += tokens.size
-                    statistics["blocks"] += 1
-                    statistics["last_block"] = tokens.size
-                    ordinary = int(np.count_nonzero(specials.is_ordinary(tokens)))
-                    max_specials = max(max_specials, tokens.size - ordinary)
-                    progress.update(tokens.size)
-    if not any(s["tokens"] for s in splits["train"].values()):
-        raise UserError("corpus", task.name, "it has no training text.")
-
-    unigram = np.zeros(specials.vocab_size, np.int64)
-    for split in _SPLITS:
-        for language, statistics in splits[split].items():
-            path = _token_file(folder, split, language)
-            counts = _count(_open(path, unigram.size), unigram.size)
-            statistics["unknown_tokens"] = int(counts[specials.unk])
-            if split == "train":
-                unigram += counts
-    np.save(folder / "unigram.npy", unigram)
-    manifest = {
-        **identity,
-        "languages": languages,
-        "specials": dataclasses.asdict(specials),
-        "max_specials": max_specials,
-        "splits": splits,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    if not sys.stderr.isatty():
-        blocks = sum(s["blocks"] for split in splits.values() for s in split.values())
-        print(
-            f"packed {blocks:,} blocks of {payload} tokens into {target} "
-            f"in {time.monotonic() - began:.1f} s",
-            file=sys.stderr,
-        )
+def shard_name(language: str, shard: int) -> str:
+    """As in `CorpusSource.list_shards`."""
+    return f"{language}-{shard:05d}"
 
 
-def _token_file(folder: Path, split: str, language: str) -> Path:
-    return folder / f"{split}-{language}.tokens"
-
-
-def _open(path: Path, vocab_size: int) -> np.ndarray:
-    dtype = _dtype(vocab_size)
-    return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
-
-
-def _dtype(vocab_size: int) -> np.dtype:
+def id_dtype(vocab_size: int) -> np.dtype:
+    """uint16 if it holds every id, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-def _count(tokens: np.ndarray, size: int) -> np.ndarray:
-    """int64[size]: how often each id occurs; in chunks, because bincount widens its input."""
-    counts = np.zeros(size, np.int64)
-    for start in range(0, tokens.size, _COUNT_CHUNK):
-        counts += np.bincount(tokens[start : start + _COUNT_CHUNK], minlength=size)
+def count_ids(path: AnyPath, vocab_size: int) -> np.ndarray:
+    """int64[vocab_size]: how often each id occurs in a file of tokens."""
+    counts = np.zeros(vocab_size, np.int64)
+    with path.open("rb") as file:
+        while data := file.read(_CHUNK):
+            ids = np.frombuffer(data, id_dtype(vocab_size))
+            counts += np.bincount(ids, minlength=vocab_size)
     return counts
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system when its holder dies
-        yield
+def checksum(path: AnyPath, pairs: bool) -> str:
+    """sha256, in hexadecimal, of a file of tokens, and of pairs also of where they end."""
+    digest = hashlib.sha256()
+    for file in (path, _ends(path)) if pairs else (path,):
+        with file.open("rb") as stream:
+            while data := stream.read(_CHUNK):
+                digest.update(data)
+    return digest.hexdigest()
+
+
+def _ends(path: AnyPath) -> AnyPath:
+    return path.with_suffix(".ends")
+
+
+def _changed(path: Path, problem: str) -> UserError:
+    return UserError("prepared text", str(path), f"{problem}; restore it, or run `{PREPARE}`.")

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from seqrecipes.data.order import Location
 from seqrecipes.data.stream import Stream, prefetch
 
+_LOCATE = 4096
 Batch = dict[str, np.ndarray]
 
 
@@ -32,10 +34,18 @@ class Loader:
     def train(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of steps start ... stop - 1, made ahead of use."""
 
-        def batch(step: int) -> Batch:
-            return self._training.examples(step * self._batch_size + self._rows)
+        return prefetch(self._batches(start, stop))
 
-        return prefetch(batch, start, stop)
+    def _batches(self, start: int, stop: int) -> Iterator[Batch]:
+        # Finding many examples at a time costs far less than a batch at a time.
+        window = max(1, _LOCATE // max(self._rows.size, 1))
+        for first in range(start, stop, window):
+            steps = np.arange(first, min(first + window, stop))
+            indices = steps[:, None] * self._batch_size + self._rows
+            location = self._training.order.locate(indices.reshape(-1))
+            for i in range(steps.size):
+                rows = slice(i * self._rows.size, (i + 1) * self._rows.size)
+                yield self._training.at(Location(*(numbers[rows] for numbers in location)))
 
     def validation(self) -> Iterator[Batch]:
         """The validation stream once; the last batch is filled up with padding."""

@@ -1,6 +1,8 @@
 """Sampling spans: how long they are and where they lie.
 
-Random numbers are doubles from `generator.random` alone, see `seqrecipes.data.objectives`.
+Random numbers are doubles from `generator.random` alone, see `seqrecipes.data.objectives.base`.
+
+Several spans are written as their `edges`: start, end, start, end, ... in ascending order.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ import math
 import numpy as np
 
 MAX_REDRAWS = 16
-_FEW_RUNS = 20  # up to here blind placements succeed often enough to be the faster way
+_SPARSE = 6  # to choose fewer than one in so many, it costs little to draw some twice
+_MANY_CROSSINGS = 2.5  # from here on counting places spans sooner than trying does
 _RESCALE_ABOVE = 1e200
 
 
@@ -21,23 +24,36 @@ def round_randomly(expected: float, uniform: np.random.Generator) -> int:
 
 
 def choose(size: int, count: int, uniform: np.random.Generator) -> np.ndarray:
-    """`count` distinct indices below `size`, uniformly and in random order."""
-    keys = uniform.random(size)
-    if count == 0:
-        return np.zeros(0, np.int64)
-    return np.argpartition(keys, count - 1)[:count]
+    """int64[count]: distinct ascending indices below `size`; every such set is equally likely."""
+    if count * _SPARSE > size:
+        chosen = np.argpartition(uniform.random(size), count - 1)[:count]
+        chosen.sort()
+        return chosen
+    is_chosen = np.zeros(size, bool)
+    missing = count
+    while missing:
+        # What hits an index chosen before counts for nothing, so no set is favoured.
+        is_chosen[(uniform.random(missing) * size).astype(np.int64)] = True
+        missing = count - int(np.count_nonzero(is_chosen))
+    return is_chosen.nonzero()[0]
 
 
-def find_runs(ordinary: np.ndarray) -> np.ndarray:
-    """int64[r, 2]: start and end of each maximal run of True."""
-    padded = np.zeros(ordinary.size + 2, bool)
-    padded[1:-1] = ordinary
-    return np.flatnonzero(padded[1:] != padded[:-1]).reshape(-1, 2)
+def covered(starts: np.ndarray, ends: np.ndarray, size: int) -> np.ndarray:
+    """bool[size]: True inside the spans; these may be empty, touch or overlap."""
+    opened = np.bincount(starts, minlength=size + 1)
+    opened -= np.bincount(ends, minlength=size + 1)
+    return opened.cumsum()[:size] > 0
+
+
+# Spans whose lengths are drawn, and which keep clear of special tokens.
 
 
 @functools.cache
-def poisson_cdf(mean: float) -> np.ndarray:
-    """P(X <= x) for x = 0, 1, ... until it is 1 in double precision."""
+def poisson_cdf(mean: float, given_positive: bool = False) -> np.ndarray:
+    """P(X <= x) for x = 0, 1, ... until it is 1 in double precision.
+
+    `uniform` numbers searched in it ("right") are Poisson numbers, positive ones on request.
+    """
     table: list[float] = []
     term, total, x = math.exp(-mean), 0.0, 0
     while x <= mean or term > 1e-17:
@@ -45,56 +61,135 @@ def poisson_cdf(mean: float) -> np.ndarray:
         table.append(total)
         x += 1
         term *= mean / x
-    return np.array(table[:-1])
+    cdf = np.array(table[:-1])
+    return (cdf - cdf[0]) / (1 - cdf[0]) if given_positive else cdf
 
 
-def place(spans: np.ndarray, sizes: np.ndarray, uniform: np.random.Generator) -> np.ndarray | None:
-    """Starts of `spans` (in order) in runs of `sizes` laid end to end; None if there is no room.
-
-    Uniform over all placements that leave at least one token between spans and let none cross
-    from one run into the next.
-    """
-    kept = int(sizes.sum() - spans.sum())
-    if spans.size > kept + 1 or spans.max() > sizes.max():
-        return None
-    if sizes.size > _FEW_RUNS:
-        return _place_in_runs(spans, sizes, uniform)
-    run_ends, shift = np.cumsum(sizes), np.cumsum(spans) - spans
-    for _ in range(MAX_REDRAWS):
-        # Kept tokens have kept + 1 slots around them, and a slot holds at most one span.
-        starts = np.sort(choose(kept + 1, spans.size, uniform)) + shift
-        first, last = (run_ends.searchsorted(p, "right") for p in (starts, starts + spans - 1))
-        if (first == last).all():
-            return starts
-    return _place_in_runs(spans, sizes, uniform)
-
-
-def _place_in_runs(
-    spans: np.ndarray, sizes: np.ndarray, uniform: np.random.Generator
+def place(
+    lengths: np.ndarray, breaks: np.ndarray, uniform: np.random.Generator
 ) -> np.ndarray | None:
-    """`place` by counting, for runs so many that a blind placement would hardly ever fit."""
-    total, lengths = int(sizes.sum()), spans.tolist()
-    room = np.concatenate(([0], *(np.arange(1, size + 1) for size in sizes.tolist())))
-    fits = {span: (room >= span).astype(np.float64) for span in set(lengths)}
-    # ways[i][p]: placements of the first i + 1 spans that end at or before p, up to a factor.
-    ways, before = np.zeros((spans.size, total + 1)), np.ones(total + 1)
-    for i, span in enumerate(lengths):
+    """Starts of spans of `lengths`, in order, in a text; None if there is no room.
+
+    Uniform over all placements with at least one ordinary token between two spans and no special
+    token in any.
+
+    Args:
+      lengths: int64[k], all positive.
+      breaks: int64[r], where special tokens stand, ascending. The first and the last token of the
+        text are special.
+      uniform: draws.
+    """
+    # Special tokens are taken out, and become cuts that no span may cross.
+    cuts = breaks - np.arange(breaks.size)
+    total, ends = int(cuts[-1]), lengths.cumsum()
+    budget, shift = int(ends[-1]), ends - lengths
+    slots = total - budget + 1  # around the tokens that stay; each holds at most one span
+    if lengths.size > slots:
+        return None
+    if breaks.size == 2:
+        return choose(slots, lengths.size, uniform) + shift + 1
+    if (breaks.size - 2) * (budget - lengths.size) < _MANY_CROSSINGS * total:
+        for _ in range(MAX_REDRAWS):
+            starts = choose(slots, lengths.size, uniform) + shift
+            passed = cuts.searchsorted(starts, "right")
+            if (starts + lengths <= cuts[passed]).all():
+                return starts + passed
+    placed = _place_by_counting(lengths, cuts, uniform)
+    return placed if placed is None else placed + cuts.searchsorted(placed, "right")
+
+
+def _place_by_counting(
+    lengths: np.ndarray, cuts: np.ndarray, uniform: np.random.Generator
+) -> np.ndarray | None:
+    """`place` without its blind trials, for text where they would hardly ever succeed."""
+    total, spans = int(cuts[-1]), lengths.tolist()
+    # fits[l, p]: whether a span of l tokens may end at p, as a factor.
+    room = np.arange(total + 1)
+    room[1:] -= cuts[:-1].repeat(cuts[1:] - cuts[:-1])
+    fits = (room >= np.arange(max(spans) + 1)[:, None]).astype(np.float64)
+    # ways[i, p]: placements of the first i + 1 spans that end at or before p, up to a factor.
+    ways, before = np.zeros((len(spans), total + 1)), np.ones(total + 1)
+    for i, span in enumerate(spans):
         reach = span + (i > 0)  # with the gap before it
         if reach > total:
             return None
         row = ways[i, reach:]
-        np.multiply(before[:-reach], fits[span][reach:], out=row)
-        np.cumsum(row, out=row)
+        np.multiply(before[:-reach], fits[span, reach:], out=row)
+        row.cumsum(out=row)
         if row[-1] == 0:
             return None
         if row[-1] > _RESCALE_ABOVE:
             row /= row[-1]
         before = ways[i]
-    starts, last = [0] * len(lengths), total
-    for i in range(len(lengths) - 1, -1, -1):
+    starts, last = [0] * len(spans), total
+    # 1 - U lies in (0, 1], so that the search never lands on an end without placements.
+    for i, share in zip(
+        reversed(range(len(spans))), (1 - uniform.random(len(spans))).tolist(), strict=True
+    ):
         row = ways[i]
-        # 1 - U lies in (0, 1], so that the search never lands on an end without placements.
-        end = int(row.searchsorted((1 - uniform.random()) * row[last]))
-        starts[i] = end - lengths[i]
+        starts[i] = int(row.searchsorted(share * row[last])) - spans[i]
         last = starts[i] - 1
     return np.array(starts)
+
+
+# Spans that alternate with what stays, as in T5.
+
+
+def noise_counts(size: int, rate: float, mean_span: float) -> tuple[int, int]:
+    """(tokens, spans) of noise in a text of `size` tokens, as T5 counts them.
+
+    rate size tokens, but at least one and not all, in tokens / mean_span spans, at least one.
+    Both are rounded half to even, in double precision. A text of a single token has no noise.
+    """
+    if size < 2:
+        return 0, 0
+    noise = min(max(round(rate * size), 1), size - 1)
+    # Short texts may have fewer tokens that stay than there would be spans to part.
+    return noise, min(max(round(noise / mean_span), 1), size - noise)
+
+
+def alternate(size: int, noise: int, spans: int, uniform: np.random.Generator) -> np.ndarray:
+    """Edges int64[2 spans] of `noise` tokens in `spans` > 0 spans that alternate with the rest.
+
+    The text starts with what stays and ends in noise. The lengths of either are a composition of
+    their sum into positive parts, all compositions equally likely (Raffel et al. 2020, the code).
+    """
+    noise_ends = _composition(noise, spans, uniform)
+    rest_ends = _composition(size - noise, spans, uniform)
+    edges = np.empty((spans, 2), np.int64)
+    edges[:, 0] = rest_ends
+    edges[1:, 0] += noise_ends[:-1]
+    edges[:, 1] = rest_ends + noise_ends
+    return edges.ravel()
+
+
+def _composition(total: int, parts: int, uniform: np.random.Generator) -> np.ndarray:
+    """int64[parts]: where each of the positive parts of `total` ends."""
+    ends = np.empty(parts, np.int64)
+    ends[:-1] = choose(total - 1, parts - 1, uniform)
+    ends[:-1] += 1
+    ends[-1] = total
+    return ends
+
+
+def cut(edges: np.ndarray, position: int) -> tuple[np.ndarray, int]:
+    """Cuts a span with `position` inside it in two.
+
+    Returns:
+      (edges, how many of them belong to spans that end at `position` or before it)
+    """
+    before = int(edges.searchsorted(position))
+    if before % 2 == 0:
+        return edges, before
+    if edges[before] != position:
+        edges = np.concatenate((edges[:before], (position, position), edges[before:]))
+    return edges, before + 1
+
+
+def roll(edges: np.ndarray, size: int, offset: int) -> np.ndarray:
+    """Moves spans in a text of `size` tokens to the right, around its end.
+
+    What reaches over the end becomes two spans.
+    """
+    edges, before = cut(edges, size - offset)
+    return np.concatenate((edges[before:] - (size - offset), edges[:before] + offset))

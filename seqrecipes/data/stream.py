@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 import numpy as np
 
 from seqrecipes.data.blocks import Blocks
-from seqrecipes.data.objectives import Objective, example_index, generator
-from seqrecipes.data.order import MixedOrder, Order, SequentialOrder
+from seqrecipes.data.objectives.base import Objective, check_sentinels, generator
+from seqrecipes.data.order import Location, MixedOrder, Order, SequentialOrder
 from seqrecipes.errors import UserError
 
 T = TypeVar("T")
@@ -34,15 +34,15 @@ class Stream:
     Attributes:
       features: feature name -> static length.
       size: examples of one pass: of a global epoch in training, of all in validation.
-      length: tokens of a sequence, <s> and </s> included.
       pad_id: fills what is not used.
     """
 
     def __init__(self, blocks: Blocks, objective: Objective, split: str, order: Order, seed: int):
         self.blocks, self.order = blocks, order
-        self.size, self.length = order.size, blocks.payload + 2
-        self.features = objective.lengths(self.length, blocks.max_specials)
+        self.size = order.size
+        self.features = objective.lengths(blocks.payload, blocks.max_specials)
         self.pad_id = blocks.specials.pad
+        check_sentinels(objective, blocks.payload, blocks.specials)
         self._objective, self._split, self._seed = objective, split, seed
 
     def examples(self, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -51,19 +51,21 @@ class Stream:
         Index -1 gives a row of padding alone (to fill a last batch).
         """
         indices = np.asarray(indices, np.int64)
+        return self.at(self.order.locate(np.maximum(indices, 0)), present=indices >= 0)
+
+    def at(self, location: Location, present: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The examples at k locations; rows that are not `present` (bool[k]) are padding alone."""
+        size = location.block.size
         rows = {
-            name: np.full((indices.size, length), self.pad_id, np.int32)
+            name: np.full((size, length), self.pad_id, np.int32)
             for name, length in self.features.items()
         }
-        real = np.flatnonzero(indices >= 0)
-        location = self.order.locate(indices[real])
-        for row, language, epoch, block in zip(real, *(a.tolist() for a in location), strict=True):
-            index = example_index(self.blocks.languages[language], block)
-            example = self._objective(
-                self.blocks.block(self._split, language, block),
-                generator(self._seed, epoch, index),
-                self.blocks.specials,
-            )
+        real = range(size) if present is None else np.flatnonzero(present).tolist()
+        languages, epochs, blocks = (numbers.tolist() for numbers in location)
+        for row in real:
+            index, segments = self.blocks.record(self._split, languages[row], blocks[row])
+            noise = generator(self._seed, epochs[row], index)
+            example = self._objective(*segments, noise, self.blocks.specials)
             for name, ids in example.items():
                 rows[name][row, : ids.size] = ids
         return rows
@@ -94,16 +96,12 @@ def validation_stream(
     return Stream(blocks, objective, "validation", order, seed)
 
 
-def prefetch(
-    make_batch: Callable[[int], T], start: int, stop: int, depth: int = 2
-) -> Generator[T, None, None]:
-    """make_batch(start), ..., make_batch(stop - 1), made ahead of use in a thread.
+def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
+    """The same items, made ahead of use in a thread.
 
     Args:
-      make_batch: called in order, in the thread. What it raises is raised to the consumer.
-      start: the first argument.
-      stop: one past the last argument.
-      depth: batches kept ready at most.
+      items: iterated in the thread. What it raises is raised to the consumer.
+      depth: items kept ready at most.
     """
     ready: queue.Queue = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -118,21 +116,25 @@ def prefetch(
         return False
 
     def work() -> None:
+        end: BaseException = StopIteration()
         try:
-            for step in range(start, stop):
-                if not put((make_batch(step), None)):
+            for item in items:
+                if not put((item, None)):
                     return
         except BaseException as error:
-            put((None, error))
+            end = error
+        put((None, end))
 
     thread = threading.Thread(target=work, daemon=True, name="prefetch")
     thread.start()
     try:
-        for _ in range(start, stop):
-            batch, error = ready.get()
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
             if error is not None:
                 raise error
-            yield batch
+            yield item
     finally:
         stopped.set()
         thread.join()

@@ -1,8 +1,8 @@
 """The vocabulary: a SentencePiece model laid out for export, and how to train one.
 
-<s>, <pad>, </s> and <unk> are ids 0 to 3, as in XLM-R and its descendants; <mask> and [DOC] are
-the last two. All six are control pieces: literal "<mask>" in a text is tokenised like any other
-characters and never becomes the special id.
+<s>, <pad>, </s> and <unk> are ids 0 to 3, as in XLM-R and its descendants; <mask>, [DOC] and then
+any number of sentinels, <sentinel_0> upwards, are the last ones. All but <unk> are control pieces:
+literal "<mask>" in a text is tokenised like any other characters and never becomes the special id.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import sentencepiece
 import seqio
 from sentencepiece import sentencepiece_model_pb2
 
-from seqrecipes.data.corpora import Corpus
-from seqrecipes.data.objectives import Specials
+from seqrecipes.data.corpora.corpus import Corpus, texts
+from seqrecipes.data.objectives.base import Specials
 from seqrecipes.data.order import language_shares
 from seqrecipes.errors import UserError
 
 MODEL_NAME = "spm.model"
 TRAIN_COMMAND = "python -m seqrecipes.train_vocabulary --corpus=sample --size=2000 --output=DIR"
 _SPECIAL_PIECES = ["<s>", "<pad>", "</s>", "<unk>"]
-_LAST_PIECES = ["<mask>", "[DOC]"]
 _MAX_SENTENCE_BYTES = 4000
 _NUM_THREADS = 2  # results depend on it, so it is not taken from the machine
 
@@ -56,12 +56,12 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     @property
     def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
         """The SentencePiece processor."""
-        return _load(self.sentencepiece_model_file)[0]
+        return _load(self.sentencepiece_model_file).tokenizer
 
     @property
     def sp_model(self) -> bytes:
         """The serialised model."""
-        return _load(self.sentencepiece_model_file)[1]
+        return _load(self.sentencepiece_model_file).data
 
     def load_model(self) -> None:
         """Reads and checks the file now."""
@@ -75,12 +75,17 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     @property
     def mask_id(self) -> int:
         """Id of <mask>."""
-        return self.size - 2
+        return self.size - self.sentinels - 2
 
     @property
     def doc_id(self) -> int:
         """Id of [DOC]."""
-        return self.size - 1
+        return self.size - self.sentinels - 1
+
+    @property
+    def sentinels(self) -> int:
+        """Number of sentinels; their ids are the last ones."""
+        return _load(self.sentencepiece_model_file).sentinels
 
     @property
     def size(self) -> int:
@@ -95,23 +100,26 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     @property
     def specials(self) -> Specials:
         """The special ids, free of TensorFlow."""
-        return Specials(0, 1, 2, 3, mask=self.mask_id, doc=self.doc_id, vocab_size=self.size)
+        mask, doc, sentinels = self.mask_id, self.doc_id, self.sentinels
+        return Specials(0, 1, 2, 3, mask, doc, vocab_size=self.size, sentinels=sentinels)
 
 
 def train_vocabulary(
-    texts: Iterator[str],
+    training_texts: Iterator[str],
     size: int,
     output_dir: str | os.PathLike[str],
     *,
+    sentinels: int = 0,
     character_coverage: float = 0.9995,
     byte_fallback: bool = False,
 ) -> Path:
     """Trains a unigram SentencePiece model of `size` ids; equal texts give an equal file.
 
     Args:
-      texts: training text; long documents are cut into pieces.
-      size: number of ids, the six special ones included.
+      training_texts: long documents are cut into pieces.
+      size: number of ids, the six special ones and the sentinels included.
       output_dir: gets `spm.model`, complete or not at all.
+      sentinels: for span corruption; its objectives say how many they need.
       character_coverage: share of characters that get a piece of their own.
       byte_fallback: spell what has no piece as UTF-8 bytes (256 more pieces) instead of <unk>.
 
@@ -119,8 +127,17 @@ def train_vocabulary(
       The path of the model.
 
     Raises:
-      UserError: a vocabulary exists already, the size does not suit the text, or there is none.
+      UserError: a vocabulary exists already, the size does not suit the text or the sentinels, or
+        there is no text.
     """
+    if sentinels < 0:
+        raise UserError("--sentinels", sentinels, "choose 0 or more.")
+    last_pieces = _last_pieces(sentinels)
+    taken = len(_SPECIAL_PIECES) + len(last_pieces)
+    if size <= taken:
+        raise UserError(
+            "vocabulary size", size, f"too small: special ids and sentinels alone take {taken}."
+        )
     target = Path(output_dir) / MODEL_NAME
     if target.exists():
         raise UserError("--output", str(output_dir), f"has a {MODEL_NAME}; choose another folder.")
@@ -129,10 +146,10 @@ def train_vocabulary(
         prefix = Path(folder) / "model"
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=(part for text in texts for part in split_text(text)),
+                sentence_iterator=(part for text in training_texts for part in split_text(text)),
                 model_prefix=str(prefix),
                 model_type="unigram",
-                vocab_size=size - len(_LAST_PIECES),
+                vocab_size=size - len(last_pieces),
                 normalization_rule_name="nmt_nfkc",
                 character_coverage=character_coverage,
                 byte_fallback=byte_fallback,
@@ -146,11 +163,11 @@ def train_vocabulary(
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            raise _training_error(error, size) from error
+            raise _training_error(error, size, len(last_pieces)) from error
         model = sentencepiece_model_pb2.ModelProto.FromString(
             prefix.with_suffix(".model").read_bytes()
         )
-        for piece in _LAST_PIECES:
+        for piece in last_pieces:
             control = sentencepiece_model_pb2.ModelProto.SentencePiece.CONTROL
             model.pieces.add(piece=piece, score=0.0, type=control)
         model.trainer_spec.vocab_size = size
@@ -176,7 +193,7 @@ def sample_texts(
     counts, pieces = [], []
     for language in corpus.languages:
         documents = [0, 0]
-        for text in corpus.documents(language, "train"):
+        for text in texts(corpus, language, "train"):
             documents[0] += len(text)
             documents[1] += len(text.encode()) // _MAX_SENTENCE_BYTES + bool(text)
         counts.append(documents[0])
@@ -187,7 +204,7 @@ def sample_texts(
     scale = min(1.0, max_sentences / max(expected, 1))
     for language, rate in zip(corpus.languages, rates, strict=True):
         due = 0.0
-        for text in corpus.documents(language, "train"):
+        for text in texts(corpus, language, "train"):
             due += rate * scale
             for _ in range(int(due)):
                 yield text
@@ -210,31 +227,44 @@ def split_text(text: str, limit: int = _MAX_SENTENCE_BYTES) -> Iterator[str]:
         yield data.decode()
 
 
+def _last_pieces(sentinels: int) -> list[str]:
+    return ["<mask>", "[DOC]", *(f"<sentinel_{k}>" for k in range(sentinels))]
+
+
+class _Model(NamedTuple):
+    tokenizer: sentencepiece.SentencePieceProcessor
+    data: bytes
+    sentinels: int
+
+
 @functools.lru_cache(maxsize=8)
-def _load_version(
-    path: str, mtime_ns: int, size: int
-) -> tuple[sentencepiece.SentencePieceProcessor, bytes]:
+def _load_version(path: str, mtime_ns: int, size: int) -> _Model:
     data = Path(path).read_bytes()
     tokenizer = sentencepiece.SentencePieceProcessor()
     try:
         tokenizer.LoadFromSerializedProto(data)
         pieces = tokenizer.GetPieceSize()
-        ids = [*range(4), pieces - 2, pieces - 1]
-        layout = [tokenizer.IdToPiece(i) for i in ids] if pieces > len(ids) else []
+        last = tokenizer.IdToPiece(pieces - 1) if pieces else ""
     except RuntimeError as error:
         raise _unusable(path, "this is not a SentencePiece model") from error
-    if layout != _SPECIAL_PIECES + _LAST_PIECES or not all(
-        tokenizer.IsControl(i) for i in ids if i != 3
+    highest = re.fullmatch(r"<sentinel_(\d{1,9})>", last)
+    sentinels = int(highest.group(1)) + 1 if highest else 0
+    added = 2 + sentinels
+    ids = [*range(4), *range(pieces - added, pieces)] if pieces > 4 + added else []
+    if (
+        not ids
+        or [tokenizer.IdToPiece(i) for i in ids] != _SPECIAL_PIECES + _last_pieces(sentinels)
+        or not all(tokenizer.IsControl(i) for i in ids if i != 3)
     ):
         raise _unusable(
             path,
             "this SentencePiece model lacks the layout <s>, <pad>, </s>, <unk> first and <mask>, "
-            "[DOC] last",
+            "[DOC], then sentinels if any, last",
         )
-    return tokenizer, data
+    return _Model(tokenizer, data, sentinels)
 
 
-def _load(path: str) -> tuple[sentencepiece.SentencePieceProcessor, bytes]:
+def _load(path: str) -> _Model:
     with contextlib.suppress(OSError):
         stat = os.stat(path)
         return _load_version(path, stat.st_mtime_ns, stat.st_size)
@@ -245,16 +275,16 @@ def _unusable(path: str, problem: str) -> UserError:
     return UserError("vocabulary", path, f"{problem}; train one with `{TRAIN_COMMAND}`.")
 
 
-def _training_error(error: Exception, size: int) -> Exception:
+def _training_error(error: Exception, size: int, added: int) -> Exception:
     """SentencePiece's message, turned into what to change; other errors as they are."""
     message = str(error)
     if match := re.search(r"value <= (\d+)", message):
-        largest = int(match.group(1)) + len(_LAST_PIECES)
+        largest = int(match.group(1)) + added
         return UserError(
             "vocabulary size", size, f"too large for this text; the most is {largest}."
         )
     if match := re.search(r"required_chars\. (\d+) vs (\d+)", message):
-        smallest = int(match.group(2)) + len(_LAST_PIECES) + 1
+        smallest = int(match.group(2)) + added + 1
         return UserError(
             "vocabulary size",
             size,

@@ -79,9 +79,9 @@ def test_the_paper_is_eleven_training_units(capsys, tmp_path):
         ({"SIZE": "mini"}, "strings need quotes"),
         ({"mlmm/Stage.name": "'x'"}, "nothing reads it"),
         ({"SIZE": "'medium'"}, "medium"),
-        ({"CORPUS": "'wiki'"}, "choose one of sample, text"),
+        ({"CORPUS": "'wikis'"}, "choose one of mc4, parallel, sample, "),
         ({"CORPUS": "'text'"}, "TextFiles.files"),
-        ({"mlm/Stage.objective": "'mlmm'"}, "choose one of mlm, span_drop, span_mask"),
+        ({"mlm/Stage.objective": "'mlmm'"}, "corpus sample has adjacent_mlm, mlm, span_corruption"),
         ({"mlm/Stage.objective": "'span_drop'"}, "is an encoder and needs masked_targets"),
         ({"mlm/Stage.model": "'configs/bart.py'"}, "no such file"),
         ({"Stage.model_overrides": "{'hiden_size': 3}"}, "hiden_size"),
@@ -130,11 +130,12 @@ def test_missing_files_and_flags_are_named(capsys, tmp_path):
 
 
 def test_a_vocabulary_of_another_model_is_refused(capsys, tmp_path):
-    from seqrecipes.data import corpora, vocabulary
+    from seqrecipes.data import vocabulary
+    from seqrecipes.data.corpora.sample import SampleCorpus
     from seqrecipes.training import checkpoints
 
     path = vocabulary.train_vocabulary(
-        vocabulary.sample_texts(corpora.SampleCorpus()), 1_000, tmp_path / "vocabulary"
+        vocabulary.sample_texts(SampleCorpus()), 1_000, tmp_path / "vocabulary"
     )
     from tests.conversion.warm_start_test import config, params_of
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections import Counter
 
 import gin
 import numpy as np
 import pytest
 
-from seqrecipes.data.blocks import Blocks, prepare_blocks
-from seqrecipes.data.corpora import SampleCorpus, TextFiles
-from seqrecipes.data.tasks import get_task
+from seqrecipes.data.blocks import Blocks, find_prepared
+from seqrecipes.data.corpora.sample import SampleCorpus, SampleParallel
+from seqrecipes.data.corpora.text_files import TextFiles
+from seqrecipes.data.objectives.base import example_index
+from seqrecipes.data.preparation import prepare_blocks
+from seqrecipes.data.tasks import PretrainingTask, get_task
 from seqrecipes.errors import UserError
 
 PAYLOAD = 62
@@ -22,7 +26,7 @@ PAYLOAD = 62
 def expected_blocks(vocabulary, language, split):
     """Blocks of the sample, token by token."""
     tokens: list[int] = []
-    for document in SampleCorpus().documents(language, split):
+    for document in SampleCorpus().documents(language, split, 0):
         if tokens and 0 < len(tokens) % PAYLOAD < PAYLOAD - 1:
             tokens.append(vocabulary.doc_id)
         tokens += vocabulary.encode(document)
@@ -35,7 +39,11 @@ def test_blocks_are_the_tokenized_sample(sample_blocks, vocabulary):
         counts = sample_blocks.counts(split)
         for i, language in enumerate(sample_blocks.languages):
             expected = expected_blocks(vocabulary, language, split)
-            found = [sample_blocks.block(split, i, b) for b in range(counts[i])]
+            records = [sample_blocks.record(split, i, b) for b in range(counts[i])]
+            assert [r[0] for r in records] == [
+                example_index(language, 0, b) for b in range(counts[i])
+            ]
+            found = [block for _, (block,) in records]
             assert [block.tolist() for block in found] == expected
             assert all(block.dtype == np.int32 for block in found)
             special_ids = {0, 1, 2, 3, vocabulary.mask_id, vocabulary.doc_id}
@@ -44,7 +52,7 @@ def test_blocks_are_the_tokenized_sample(sample_blocks, vocabulary):
                 unigram.update(token for block in expected for token in block)
 
             statistics = sample_blocks.manifest["splits"][split][language]
-            documents = list(SampleCorpus().documents(language, split))
+            documents = list(SampleCorpus().documents(language, split, 0))
             assert statistics == {
                 "documents": len(documents),
                 "empty_documents": 0,
@@ -52,10 +60,11 @@ def test_blocks_are_the_tokenized_sample(sample_blocks, vocabulary):
                 "tokens": sum(map(len, expected)),
                 "unknown_tokens": sum(block.count(3) for block in expected),
                 "blocks": len(expected),
-                "last_block": len(expected[-1]),
+                "cut_documents": 0,
+                "bad_records": 0,
             }
     assert sample_blocks.max_specials == specials
-    assert sample_blocks.unigram.tolist() == [unigram[i] for i in range(2000)]
+    assert sample_blocks.unigram.tolist() == [unigram[i] for i in range(vocabulary.size)]
     assert sample_blocks.tokens("train") == sum(unigram.values())
 
 
@@ -71,17 +80,17 @@ def test_unigram_entropy_by_hand(sample_blocks):
     train, total, tokens = sample_blocks.unigram, 0.0, 0
     for i, count in enumerate(sample_blocks.counts("validation")):
         for b in range(count):
-            for token in sample_blocks.block("validation", i, b):
-                total -= math.log((train[token] + 1) / (sum(train) + 2000))
+            for token in sample_blocks.record("validation", i, b)[1][0]:
+                total -= math.log((train[token] + 1) / (sum(train) + len(train)))
                 tokens += 1
     assert sample_blocks.unigram_entropy() == pytest.approx(total / tokens)
     assert 4 < sample_blocks.unigram_entropy() < math.log(2000)
 
 
 def test_blocks_are_made_once(sample_blocks, cache_dir, monkeypatch):
+    monkeypatch.setattr(PretrainingTask, "records", None)  # not to be called
     for objective in ("mlm", "span_drop", "span_mask"):
         task = get_task("sample", objective)
-        monkeypatch.setattr(task, "packed_blocks", None)  # not to be called
         assert prepare_blocks(task, PAYLOAD, cache_dir).folder == sample_blocks.folder
 
 
@@ -99,29 +108,38 @@ def test_payload_vocabulary_and_text_each_make_new_blocks(configured, tmp_path):
     assert len({prepare_blocks(task, 10, tmp_path).folder, *folders}) == 3
 
 
-def test_a_killed_run_leaves_nothing_that_is_used(configured, tmp_path):
-    task = get_task("sample", "mlm")
+def test_work_that_was_cut_off_goes_on(configured, tmp_path, monkeypatch, sample_blocks):
+    task, original = get_task("sample", "mlm"), PretrainingTask.records
 
     class Killed(BaseException):
         pass
 
-    def killed(split, payload, original=task.packed_blocks):
-        for i, block in enumerate(original(split, payload)):
-            if i == 20:
+    def killed(self, split, shards):
+        for record in original(self, split, shards):
+            if record["shard"] == 0 and record["language"] == b"es" and record["block"] == 20:
                 raise Killed
-            yield block
+            yield record
 
-    task.packed_blocks = killed
-    try:
-        with pytest.raises(Killed):
-            prepare_blocks(task, PAYLOAD, tmp_path)
-    finally:
-        del task.packed_blocks
-    (leftover,) = tmp_path.glob("*.partial")
-    (leftover / "stray").write_text("of another time")
+    monkeypatch.setattr(PretrainingTask, "records", killed)
+    with pytest.raises(Killed):
+        prepare_blocks(task, PAYLOAD, tmp_path)
+    (folder,) = (p for p in tmp_path.iterdir() if p.is_dir())
+    with pytest.raises(UserError, match="is not complete"):
+        Blocks(folder)
+    assert not list(folder.rglob("*.partial"))
+    (folder / "train" / "es-00000.tokens.0.partial").write_text("of a process that was killed")
+
+    redone = []
+    monkeypatch.setattr(
+        PretrainingTask,
+        "records",
+        lambda self, split, shards: redone.extend(shards) or original(self, split, shards),
+    )
     blocks = prepare_blocks(task, PAYLOAD, tmp_path)
-    assert not (blocks.folder / "stray").exists()
-    assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [blocks.folder.name]
+    assert redone == [(x, 0) for x in [*SampleCorpus.languages[3:], *SampleCorpus.languages]]
+    assert not list(folder.rglob("*.partial"))
+    assert blocks.manifest == sample_blocks.manifest
+    assert list(blocks.verify()) == list(sample_blocks.verify())
 
 
 def test_empty_documents_are_counted(configured, tmp_path):
@@ -157,21 +175,139 @@ def test_wide_vocabularies_use_wide_files(sample_blocks, tmp_path):
     """Ids above 65535 are stored whole (a folder written by hand)."""
     ids = np.array([70_000, 4, 250_001], np.uint32)
     manifest = json.loads((sample_blocks.folder / "manifest.json").read_text())
-    manifest["specials"] |= {"mask": 250_000, "doc": 250_001, "vocab_size": 250_002}
+    manifest["specials"] |= {"mask": 250_000, "doc": 250_001, "vocab_size": 250_002, "sentinels": 0}
+    manifest["languages"] = ["en"]
+    manifest["shards"] = {"train": {"en": [{"tokens": 3, "blocks": 1}]}, "validation": {"en": []}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     np.save(tmp_path / "unigram.npy", np.zeros(250_002, np.int64))
-    ids.tofile(tmp_path / f"train-{sample_blocks.languages[0]}.tokens")
-    assert Blocks(tmp_path).block("train", 0, 0).tolist() == ids.tolist()
+    (tmp_path / "train").mkdir()
+    ids.tofile(tmp_path / "train" / "en-00000.tokens")
+    assert Blocks(tmp_path).record("train", 0, 0)[1][0].tolist() == ids.tolist()
     assert (
-        os.path.getsize(next(sample_blocks.folder.glob("train-en.*")))
+        os.path.getsize(sample_blocks.folder / "train" / "en-00000.tokens")
         == 2 * sample_blocks.manifest["splits"]["train"]["en"]["tokens"]
     )
+
+
+@pytest.fixture
+def broken(prepared, tmp_path):
+    """Blocks of which a file may be damaged: of pairs, in a folder of their own."""
+    shutil.copytree(prepared("tlm").folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("name", ["de-en-00000.tokens", "de-en-00000.ends"])
+def test_files_that_are_not_what_they_were_are_named(broken, name):
+    path = broken / "train" / name
+    data = path.read_bytes()
+    blocks = Blocks(broken)
+    path.write_bytes(data[:-8])
+    with pytest.raises(UserError, match=f"{name}.*: is cut off; restore it"):
+        for block in range(blocks.counts("train")[1]):
+            blocks.record("train", 1, block)
+    with pytest.raises(UserError, match=f"{name}.*{len(data) - 8} bytes in place of {len(data)}"):
+        Blocks(broken)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{name}.*is missing"):
+        Blocks(broken)
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"de-en-00000\.tokens.*its checksum is not what it was"):
+        list(Blocks(broken).verify())
+    path.write_bytes(data)
+    assert len(list(Blocks(broken).verify())) == 22
+
+
+def test_a_file_that_vanishes_before_it_was_read_is_named(broken):
+    blocks = Blocks(broken)
+    (broken / "train" / "de-en-00000.tokens").unlink()
+    with pytest.raises(UserError, match=r"de-en-00000\.tokens.*cannot be read \(No such file"):
+        blocks.record("train", 1, 0)
+
+
+def test_a_file_that_vanishes_is_made_again(configured, tmp_path, sample_blocks):
+    task = get_task("sample", "mlm")
+    folder = prepare_blocks(task, PAYLOAD, tmp_path).folder
+    (folder / "train" / "de-00000.tokens").unlink()
+    assert prepare_blocks(task, PAYLOAD, tmp_path).manifest == sample_blocks.manifest
+
+
+def test_few_files_are_open_at_a_time(sample_blocks, monkeypatch):
+    monkeypatch.setattr("seqrecipes.data.blocks._OPEN_FILES", 3)
+    blocks = Blocks(sample_blocks.folder)
+    before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
+    for language in [*range(12), *range(12)]:
+        (tokens,) = blocks.record("train", language, 2)[1]
+        assert (tokens == sample_blocks.record("train", language, 2)[1][0]).all()
+    if before:
+        assert len(os.listdir("/proc/self/fd")) <= before + 12 + 3
+
+
+def test_translations_are_pairs_of_sentences(prepared, vocabulary):
+    blocks = prepared("tlm")
+    assert blocks.pairs and blocks.languages == SampleParallel().languages
+    for i, language in enumerate(blocks.languages):
+        documents = SampleParallel().documents(language, "train", 0)
+        expected = [tuple(vocabulary.encode(side) for side in pair) for pair in documents]
+        found = [blocks.record("train", i, b)[1] for b in range(blocks.counts("train")[i])]
+        cut = [tuple(side[: blocks.payload] for side in pair) for pair in expected]
+        assert [tuple(side.tolist() for side in pair) for pair in found] == cut
+        statistics = blocks.manifest["splits"]["train"][language]
+        assert statistics["cut_documents"] == sum(
+            a != b for a, b in zip(cut, expected, strict=True)
+        )
+
+
+def test_adjacent_segments_are_halves_of_documents(prepared, vocabulary):
+    blocks = prepared("adjacent_mlm")
+    for i, language in enumerate(blocks.languages):
+        expected = []
+        for document in SampleCorpus().documents(language, "validation", 0):
+            tokens = vocabulary.encode(document)
+            for start in range(0, len(tokens), 2 * blocks.payload):
+                piece = tokens[start : start + 2 * blocks.payload]
+                half = (len(piece) + 1) // 2
+                if len(piece) > 1:
+                    expected.append([piece[:half], piece[half:]])
+        counts = blocks.counts("validation")
+        found = [blocks.record("validation", i, b)[1] for b in range(counts[i])]
+        assert [[side.tolist() for side in pair] for pair in found] == expected
+
+
+def test_bad_records_are_counted_named_and_said(configured, tmp_path, caplog):
+    (tmp_path / "en.txt").write_bytes(b"good\n" * 30 + b"\xff\n" * 25 + b"fine\n")
+    gin.bind_parameter("TextFiles.files", {"en": str(tmp_path / "en.txt")})
+    gin.bind_parameter("TextFiles.on_bad_record", "skip")
+    blocks = prepare_blocks(get_task("text", "mlm"), 20, tmp_path)
+    statistics = blocks.manifest["splits"]["train"]["en"]
+    assert (statistics["documents"], statistics["bad_records"]) == (31, 25)
+    problems = blocks.manifest["shards"]["train"]["en"][0]["problems"]
+    assert len(problems) == 20 and "en.txt:31: " in problems[0]
+    assert "skipped 25 bad records" in caplog.text and "en.txt:31: " in caplog.text
+
+
+def test_prepared_text_is_found_by_what_it_suits(prepared, vocabulary, cache_dir):
+    blocks = prepared("mlm")
+    prepared("tlm")
+    wanted = {"corpus": "sample", "reads": "blocks", "payload": PAYLOAD}
+    checksum = vocabulary.checksum
+    found = find_prepared(cache_dir, vocabulary=checksum, **wanted)
+    assert found.folder == blocks.folder
+    with pytest.raises(UserError, match="has corpus sample_parallel, reads translations"):
+        find_prepared(cache_dir, vocabulary=checksum, **(wanted | {"payload": 7}))
+    with pytest.raises(UserError, match="nothing complete is there"):
+        find_prepared(cache_dir / "none", vocabulary=checksum, **wanted)
+    shutil.copytree(blocks.folder, cache_dir / "blocks-twin")
+    try:
+        with pytest.raises(UserError, match="blocks-twin all have corpus sample"):
+            find_prepared(cache_dir, vocabulary=checksum, **wanted)
+    finally:
+        shutil.rmtree(cache_dir / "blocks-twin")
 
 
 def test_corpora_agree(configured, tmp_path, sample_blocks):
     """The sample read as somebody's own text gives the tokens of the sample."""
     for language in ("en", "ja"):
-        documents = list(SampleCorpus().documents(language, "train"))
+        documents = list(SampleCorpus().documents(language, "train", 0))
         (tmp_path / f"{language}.txt").write_text("\n".join(documents), "utf-8")
     gin.bind_parameter("TextFiles.files", {x: f"{tmp_path}/{x}.txt" for x in ("en", "ja")})
     blocks = prepare_blocks(get_task("text", "mlm"), PAYLOAD, tmp_path)
@@ -179,4 +315,6 @@ def test_corpora_agree(configured, tmp_path, sample_blocks):
     for i, language in enumerate(blocks.languages):
         j = sample_blocks.languages.index(language)
         for b in range(blocks.counts("train")[i]):
-            assert (blocks.block("train", i, b) == sample_blocks.block("train", j, b)).all()
+            assert (
+                blocks.record("train", i, b)[1][0] == sample_blocks.record("train", j, b)[1][0]
+            ).all()

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 
 import numpy as np
 import pytest
 
-from seqrecipes.data.objectives import OBJECTIVES, Mlm, SpanDenoise, example_index, generator
+from seqrecipes.data.objectives import OBJECTIVES, Mlm, SpanDenoise
+from seqrecipes.data.objectives.base import example_index, generator
 from seqrecipes.data.order import MixedOrder
 from seqrecipes.data.stream import prefetch, training_stream, validation_stream
 from seqrecipes.errors import UserError
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_examples_are_the_padded_examples_of_the_objective(sample_blocks, name):
-    stream = training_stream(sample_blocks, OBJECTIVES[name], alpha=0.3, seed=5)
+def test_examples_are_the_padded_examples_of_the_objective(prepared, name):
+    blocks = prepared(name)
+    stream = training_stream(blocks, OBJECTIVES[name], alpha=0.3, seed=5)
     indices = np.array([0, 17, 10**7, 3])
     rows = stream.examples(indices)
     assert {k: v.shape for k, v in rows.items()} == {k: (4, n) for k, n in stream.features.items()}
     assert all(v.dtype == np.int32 for v in rows.values())
-    location = MixedOrder(sample_blocks.counts("train"), 0.3, 5).locate(indices)
+    location = MixedOrder(blocks.counts("train"), 0.3, 5).locate(indices)
     for row, (language, epoch, block) in enumerate(np.stack(location, axis=1).tolist()):
-        uniform = generator(5, epoch, example_index(sample_blocks.languages[language], block))
-        payload = sample_blocks.block("train", language, block)
-        example = OBJECTIVES[name](payload, uniform, sample_blocks.specials)
+        # The sample has one shard a language, so that numbers in shard and language are the same.
+        noise = generator(5, epoch, example_index(blocks.languages[language], 0, block))
+        _, segments = blocks.record("train", language, block)
+        example = OBJECTIVES[name](*segments, noise, blocks.specials)
         for feature, ids in example.items():
             assert rows[feature][row, : ids.size].tolist() == ids.tolist()
             assert set(rows[feature][row, ids.size :].tolist()) <= {1}
@@ -96,11 +100,12 @@ def test_validation_needs_text(sample_blocks, monkeypatch):
 def test_prefetch_keeps_order_and_stays_ahead():
     made: list[int] = []
 
-    def make(step: int) -> int:
-        made.append(step)
-        return step * step
+    def squares():
+        for number in range(3, 9):
+            made.append(number)
+            yield number * number
 
-    batches = prefetch(make, 3, 9, depth=2)
+    batches = prefetch(squares(), depth=2)
     assert next(batches) == 9
     deadline = time.monotonic() + 5
     while len(made) < 4 and time.monotonic() < deadline:
@@ -110,12 +115,11 @@ def test_prefetch_keeps_order_and_stays_ahead():
 
 
 def test_prefetch_hands_over_errors_in_their_place():
-    def make(step: int) -> int:
-        if step == 2:
-            raise OSError("disk gone")
-        return step
+    def numbers():
+        yield from (0, 1)
+        raise OSError("disk gone")
 
-    batches = prefetch(make, 0, 5)
+    batches = prefetch(numbers())
     assert [next(batches), next(batches)] == [0, 1]
     with pytest.raises(OSError, match="disk gone"):
         next(batches)
@@ -123,7 +127,7 @@ def test_prefetch_hands_over_errors_in_their_place():
 
 def test_prefetch_ends_its_thread_when_closed():
     before = threading.active_count()
-    batches = prefetch(lambda step: step, 0, 10**9)
+    batches = prefetch(itertools.count())
     next(batches)
     assert threading.active_count() == before + 1
     batches.close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
-from seqrecipes.data.corpora import SampleCorpus
-from seqrecipes.data.objectives import Specials
+from seqrecipes.data.corpora.sample import SampleCorpus
+from seqrecipes.data.objectives.base import Specials
 from seqrecipes.data.vocabulary import Vocabulary, sample_texts, split_text, train_vocabulary
 from seqrecipes.errors import UserError
 
@@ -17,20 +18,36 @@ def texts(count=300):
     return (" ".join(WORDS[(i * j) % len(WORDS)] for j in range(1, 9)) for i in range(count))
 
 
-def test_layout(vocabulary, vocabulary_path):
-    assert vocabulary.specials == Specials(0, 1, 2, 3, mask=1998, doc=1999, vocab_size=2000)
-    assert (vocabulary.bos_id, vocabulary.pad_id, vocabulary.eos_id, vocabulary.unk_id) == (
-        0,
-        1,
-        2,
-        3,
+def pieces_of(path):
+    model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    controls = [model.is_control(i) for i in range(model.get_piece_size())]
+    return model.id_to_piece(list(range(len(controls)))), controls
+
+
+@pytest.mark.parametrize("sentinels", [0, 1, 12])
+def test_layout(sentinels, tmp_path):
+    path = train_vocabulary(texts(), 30 + sentinels, tmp_path, sentinels=sentinels)
+    vocabulary = Vocabulary(str(path))
+    assert vocabulary.specials == Specials(
+        0, 1, 2, 3, mask=28, doc=29, vocab_size=30 + sentinels, sentinels=sentinels
     )
-    assert (vocabulary.mask_id, vocabulary.doc_id) == (1998, 1999)
-    assert vocabulary.size == vocabulary.vocab_size == 2000
-    model = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary_path))
-    ids = [0, 1, 2, 3, 1998, 1999]
-    assert model.id_to_piece(ids) == ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "[DOC]"]
-    assert [model.is_control(i) for i in ids] == [True, True, True, False, True, True]
+    assert (vocabulary.bos_id, vocabulary.pad_id, vocabulary.eos_id) == (0, 1, 2)
+    assert (vocabulary.unk_id, vocabulary.mask_id, vocabulary.doc_id) == (3, 28, 29)
+    assert vocabulary.size == vocabulary.vocab_size == 30 + sentinels
+    assert vocabulary.sentinels == sentinels
+    pieces, controls = pieces_of(path)
+    assert pieces[:4] == ["<s>", "<pad>", "</s>", "<unk>"]
+    assert pieces[28:30] == ["<mask>", "[DOC]"]
+    assert pieces[30:] == [f"<sentinel_{k}>" for k in range(sentinels)]
+    assert controls == [i in (0, 1, 2) or i >= 28 for i in range(30 + sentinels)]
+
+
+def test_sentinels_leave_the_other_pieces_as_they_are(tmp_path):
+    plain = train_vocabulary(texts(), 30, tmp_path / "plain")
+    more = train_vocabulary(texts(), 35, tmp_path / "more", sentinels=5)
+    assert pieces_of(plain)[0] == pieces_of(more)[0][:30]
+    sentence = " ".join(WORDS)
+    assert Vocabulary(str(plain)).encode(sentence) == Vocabulary(str(more)).encode(sentence)
 
 
 def test_round_trip(vocabulary):
@@ -40,8 +57,9 @@ def test_round_trip(vocabulary):
 
 
 def test_special_tokens_in_text_stay_text(vocabulary):
-    ids = vocabulary.encode("a <mask> b [DOC] c <s> d </s> e <pad>")
-    assert not set(ids) & {0, 1, 2, 1998, 1999}
+    ids = vocabulary.encode("a <mask> b [DOC] c <s> d </s> e <pad> f <sentinel_0>")
+    assert vocabulary.sentinels
+    assert not set(ids) & {0, 1, 2, *range(vocabulary.mask_id, vocabulary.size)}
 
 
 def test_training_is_deterministic(tmp_path):
@@ -76,6 +94,23 @@ def test_sizes_that_do_not_fit_are_refused_with_the_limit(tmp_path):
     assert not (tmp_path / "spm.model").exists()
 
 
+def test_sizes_with_sentinels(tmp_path):
+    """The limits count the sentinels."""
+    with pytest.raises(UserError, match=r"the most is (\d+)") as error:
+        train_vocabulary(texts(), 5000, tmp_path, sentinels=20)
+    largest = int(str(error.value).rstrip(".").split()[-1])
+    path = train_vocabulary(texts(), largest, tmp_path, sentinels=20)
+    assert Vocabulary(str(path)).size == largest
+    with pytest.raises(UserError, match=r"choose (\d+) or more") as error:
+        train_vocabulary(texts(), 27, tmp_path / "small", sentinels=20)
+    smallest = int(str(error.value).split("choose ")[1].split()[0])
+    train_vocabulary(texts(), smallest, tmp_path / "small", sentinels=20)
+    with pytest.raises(UserError, match="special ids and sentinels alone take 26"):
+        train_vocabulary(texts(), 26, tmp_path / "none", sentinels=20)
+    with pytest.raises(UserError, match="--sentinels = -1: choose 0 or more"):
+        train_vocabulary(texts(), 30, tmp_path / "none", sentinels=-1)
+
+
 def test_no_text_and_an_existing_vocabulary_are_refused(tmp_path):
     with pytest.raises(UserError, match="no text to train on"):
         train_vocabulary(iter(["", " "]), 30, tmp_path)
@@ -102,11 +137,42 @@ def test_unusable_files_are_refused_at_first_use(tmp_path):
         assert str(error.value).startswith("vocabulary = ")
 
 
+def add_pieces(model, *names, control=True):
+    """The model with pieces added at its end."""
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    kind = proto.SentencePiece.CONTROL if control else proto.SentencePiece.USER_DEFINED
+    for name in names:
+        proto.pieces.add(piece=name, score=0.0, type=kind)
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "names, control",
+    [
+        (["<sentinel_1>"], True),  # begins at one
+        (["<sentinel_0>", "<sentinel_2>"], True),  # leaves one out
+        (["<sentinel_1>", "<sentinel_0>"], True),  # descends
+        (["<sentinel_0>", "other"], True),  # goes on
+        (["<sentinel_0>"], False),  # can come from text
+        (["<sentinel_999999999>"], True),
+        (["<sentinel_1000000000000>"], True),
+    ],
+)
+def test_other_sentinels_are_refused(names, control, tmp_path):
+    plain = train_vocabulary(texts(), 30, tmp_path).read_bytes()
+    right, wrong = tmp_path / "right.model", tmp_path / "wrong.model"
+    right.write_bytes(add_pieces(plain, "<sentinel_0>", "<sentinel_1>"))
+    assert Vocabulary(str(right)).sentinels == 2
+    wrong.write_bytes(add_pieces(plain, *names, control=control))
+    with pytest.raises(UserError, match=r"lacks the layout .* then sentinels if any, last"):
+        _ = Vocabulary(str(wrong)).size
+
+
 def test_a_path_may_be_given_later(vocabulary_path):
     paths: list[str] = []
     vocabulary = Vocabulary(lambda: paths[0])
     paths.append(str(vocabulary_path))
-    assert vocabulary.size == 2000
+    assert vocabulary.size == Vocabulary(str(vocabulary_path)).size
 
 
 def test_split_text():
@@ -121,14 +187,17 @@ def test_split_text():
 
 
 class TwoLanguages:
+    parallel = False
     languages = ("big", "small")
 
-    def documents(self, language, split):
+    def shards(self, language, split):
+        return 4 if language == "big" else 1
+
+    def documents(self, language, split, shard):
         assert split == "train"
-        for i in range(1000 if language == "big" else 10):
-            yield f"{language}{i:03}"[
-                -5:
-            ]  # equal lengths, so shares of documents are of characters
+        for i in range(250 if language == "big" else 10):
+            # Equal lengths, so that shares of documents are shares of characters.
+            yield f"{language}{i:03}"[-5:]
 
     def fingerprint(self):
         return ""

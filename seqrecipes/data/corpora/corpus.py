@@ -1,0 +1,135 @@
+"""What a corpus is: documents, or pairs of translations, of one language at a time.
+
+A corpus streams: nothing larger than a document is held. It is cut into shards that can be read
+apart from each other, by other processes and in any order; all that follows from text (packing,
+noise, order) depends on the shards and never on who reads them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Literal, Protocol, TypeVar, get_args
+
+from seqrecipes.errors import UserError
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+OnBadRecord = Literal["raise", "skip"]
+Document = str | tuple[str, str]  # a text, or a text and its translation
+T = TypeVar("T")
+
+LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what a language may be called
+_BATCH = 256
+_BATCH_CHARACTERS = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class BadRecord:
+    """A record that cannot be used, in the place where its text would have come.
+
+    Attributes:
+      field: the setting that named the file.
+      where: file and line.
+      problem: what is wrong, and what mends it.
+    """
+
+    field: str
+    where: str
+    problem: str
+
+    def error(self) -> UserError:
+        """The same as an error."""
+        return UserError(self.field, self.where, self.problem)
+
+
+class Corpus(Protocol):
+    """Documents in several languages, split for training and validation."""
+
+    @property
+    def parallel(self) -> bool:
+        """Whether documents are pairs of translations."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Their names in a fixed order: `de`, or `de-en` for pairs of German and English."""
+
+    def shards(self, language: str, split: Split) -> int:
+        """Into how many shards a language is cut."""
+
+    def documents(self, language: str, split: Split, shard: int) -> Iterator[Document | BadRecord]:
+        """The documents of a shard in a fixed order; some may be empty.
+
+        Raises:
+          UserError: while iterating, at a bad record, unless the corpus is told to skip those.
+            Then it yields a `BadRecord` in its place.
+        """
+
+    def fingerprint(self) -> str:
+        """A hash that changes whenever the text may have changed."""
+
+
+def all_documents(corpus: Corpus, language: str, split: Split) -> Iterator[Document | BadRecord]:
+    """The documents of all shards of a language."""
+    for shard in range(corpus.shards(language, split)):
+        yield from corpus.documents(language, split, shard)
+
+
+def texts(corpus: Corpus, language: str, split: Split) -> Iterator[str]:
+    """All usable texts of a language, for a vocabulary; of a pair, both sides."""
+    for document in all_documents(corpus, language, split):
+        if isinstance(document, str):
+            yield document
+        elif not isinstance(document, BadRecord):
+            yield from document
+
+
+def batches(documents: Iterable[T]) -> Iterator[list[T]]:
+    """Several documents at a time, bounded in number and in characters."""
+    batch: list[T] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        if isinstance(document, str):
+            characters += len(document)
+        elif isinstance(document, tuple):
+            characters += sum(map(len, document))
+        if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def raising(records: Iterable[T], setting: str) -> Iterator[T]:
+    """The same documents; a bad record is raised, with `setting` named as what would skip it."""
+    for record in records:
+        if isinstance(record, BadRecord):
+            problem = f"{record.problem} Or skip such records: {setting} = 'skip'."
+            raise dataclasses.replace(record, problem=problem).error()
+        yield record
+
+
+def select(records: Iterable[T], split: Split, every: int) -> Iterator[T]:
+    """Every `every`-th document for validation, the others for training.
+
+    Bad records are not counted as documents. They come with the training split, so that the two
+    splits, which are read from the same files, tell of each once.
+    """
+    number = 0
+    for record in records:
+        if isinstance(record, BadRecord):
+            wanted = split == "train"
+        else:
+            number += 1
+            wanted = (number % every == 0) == (split == "validation")
+        if wanted:
+            yield record
+
+
+def digest(*parts: object) -> str:
+    """sha256 of the parts as JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

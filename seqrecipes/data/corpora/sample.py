@@ -1,0 +1,68 @@
+"""The bundled text: 26 short documents, the same sentence by sentence in 12 languages.
+
+Every 13th document is for validation, the same ones in all languages, so that no translation of
+a validation document is trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib import resources
+
+from seqrecipes.data.corpora.corpus import Split, digest, select
+from seqrecipes.data.corpora.lines import join_sentences
+
+_VALIDATION_EVERY = 13
+_FOLDER = resources.files("seqrecipes.data") / "sample"
+_NAMES = (entry.name for entry in _FOLDER.iterdir())
+_LANGUAGES = tuple(sorted(n.removesuffix(".txt") for n in _NAMES if n.endswith(".txt")))
+
+
+class SampleCorpus:
+    """The sample as documents of single languages."""
+
+    parallel = False
+    languages = _LANGUAGES
+
+    def shards(self, language: str, split: Split) -> int:
+        """See `Corpus.shards`."""
+        return 1
+
+    def documents(self, language: str, split: Split, shard: int) -> Iterator[str]:
+        """See `Corpus.documents`."""
+        documents = select(_documents(language), split, _VALIDATION_EVERY)
+        return (join_sentences(sentences, language) for sentences in documents)
+
+    def fingerprint(self) -> str:
+        """See `Corpus.fingerprint`; of the text itself."""
+        return digest(type(self).__name__, self.languages, [_lines(n) for n in self.languages])
+
+
+class SampleParallel:
+    """The sample as sentences of eleven languages and their English translations."""
+
+    parallel = True
+    languages = tuple(f"{language}-en" for language in _LANGUAGES if language != "en")
+
+    def shards(self, language: str, split: Split) -> int:
+        """See `Corpus.shards`."""
+        return 1
+
+    def documents(self, language: str, split: Split, shard: int) -> Iterator[tuple[str, str]]:
+        """See `Corpus.documents`; pairs of sentences."""
+        sides = [_documents(name) for name in language.split("-")]
+        for sentences in select(zip(*sides, strict=True), split, _VALIDATION_EVERY):
+            yield from zip(*sentences, strict=True)
+
+    def fingerprint(self) -> str:
+        """See `Corpus.fingerprint`; of the text itself."""
+        return digest(type(self).__name__, [_lines(name) for name in _LANGUAGES])
+
+
+def _lines(language: str) -> list[str]:
+    return (_FOLDER / f"{language}.txt").read_text("utf-8").splitlines()
+
+
+def _documents(language: str) -> list[list[str]]:
+    """Documents as lists of sentences."""
+    return [document.split("\n") for document in "\n".join(_lines(language)).split("\n\n")]

@@ -1,0 +1,285 @@
+"""From a task to its packed records on disk, shard by shard.
+
+Every shard is written on its own and has its statistics written last, so work that was cut off goes
+on where it was, whoever does it: this process (`prepare_blocks`), or the workers of a Beam
+pipeline (`seqrecipes.data.beam`).
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import hashlib
+import itertools
+import json
+import logging
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from seqrecipes.data.blocks import (
+    MANIFEST,
+    SPLITS,
+    Blocks,
+    checksum,
+    count_ids,
+    id_dtype,
+    shard_name,
+)
+from seqrecipes.data.preprocessors import COUNTS
+from seqrecipes.data.tasks import PretrainingTask
+from seqrecipes.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_FORMAT = 2
+_MAX_WARNINGS = 5
+
+Shard = tuple[str, int]  # split, place in `CorpusSource.list_shards`
+
+
+def prepare_blocks(
+    task: PretrainingTask, payload: int, cache_dir: str | os.PathLike[str]
+) -> Blocks:
+    """Tokenizes and packs the corpus of a task in this process, or what is left of it.
+
+    The records depend on corpus, vocabulary, payload and on what the objective reads, so tasks
+    that differ in their noise share them. Processes that ask for the same records at once
+    wait for one of them.
+
+    Args:
+      task: gives the source and everything before its cache.
+      payload: the most tokens of a segment, see `Objective.payload`.
+      cache_dir: gets a folder of its own for these records.
+
+    Raises:
+      UserError: the corpus or the vocabulary cannot be used, or there is no training text.
+    """
+    preparation = Preparation.of(task, payload, cache_dir)
+    preparation.folder.mkdir(parents=True, exist_ok=True)
+    with _locked(preparation.folder.with_suffix(".lock")):
+        missing = preparation.missing()
+        if missing or not preparation.complete:
+            _write_all(preparation, missing)
+    return Blocks(preparation.folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preparation:
+    """The records of a task, done or to be done.
+
+    Attributes:
+      task: with the wanted payload.
+      folder: where they are, or will be.
+      identity: what decides them.
+    """
+
+    task: PretrainingTask
+    folder: epath.Path
+    identity: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls, task: PretrainingTask, payload: int, cache_dir: str | os.PathLike[str]
+    ) -> Preparation:
+        """Of a task with another payload than it has."""
+        name = f"{task.name}.{payload}"
+        task = task.sized(name, payload)
+        identity = {
+            "format": _FORMAT,
+            "corpus": name.partition(".")[0],
+            "corpus_fingerprint": task.source.corpus.fingerprint(),
+            "vocabulary_checksum": task.vocabulary.checksum,
+            "reads": task.objective.reads,
+            "payload": payload,
+            "join_pairs": task.join_pairs,
+        }
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        return cls(task, epath.Path(cache_dir) / f"blocks-{digest}", identity)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is a manifest."""
+        return (self.folder / MANIFEST).exists()
+
+    @functools.cached_property
+    def shards(self) -> dict[Shard, epath.Path]:
+        """All of them, with the file that their tokens go to."""
+        return {
+            (split, place): self.folder / split / f"{shard_name(*shard)}.tokens"
+            for split in SPLITS
+            for place, shard in enumerate(self.task.source.shards(split))
+        }
+
+    def missing(self) -> list[Shard]:
+        """Those that are not written, or of which a file is gone or has another size."""
+        return [shard for shard in self.shards if self._statistics(shard) is None]
+
+    def write(self, shard: Shard, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+        """Writes a shard, complete or not at all; returns its statistics.
+
+        Args:
+          shard: which.
+          records: what `preprocessors.Pack` makes of it.
+        """
+        path, specials = self.shards[shard], self.task.vocabulary.specials
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dtype = id_dtype(specials.vocab_size)
+        names = ("blocks", "tokens", "max_specials", *COUNTS)
+        statistics: dict[str, Any] = dict.fromkeys(names, 0) | {"problems": []}
+        ends = array.array("q")
+        with _replacing(path) as temporary, temporary.open("wb") as file:
+            for record in records:
+                tokens = np.asarray(record["tokens"])
+                if not tokens.size:
+                    statistics |= {name: int(record[name]) for name in COUNTS}
+                    statistics["problems"] = bytes(record["problems"]).decode().splitlines()
+                    continue
+                file.write(tokens.astype(dtype).tobytes())
+                start = statistics["tokens"]
+                ends.extend((start + int(record["first"]), start + tokens.size))
+                statistics["blocks"] += 1
+                statistics["tokens"] += tokens.size
+                special = tokens.size - int(np.count_nonzero(specials.is_ordinary(tokens)))
+                statistics["max_specials"] = max(statistics["max_specials"], special)
+        if self._pairs:
+            with _replacing(path.with_suffix(".ends")) as temporary:
+                temporary.write_bytes(ends.tobytes())
+        unigram = count_ids(path, specials.vocab_size)
+        with (
+            _replacing(path.with_suffix(".unigram.npy")) as temporary,
+            temporary.open("wb") as file,
+        ):
+            np.save(file, unigram)
+        statistics["unknown_tokens"] = int(unigram[specials.unk])
+        statistics["sha256"] = checksum(path, self._pairs)
+        with _replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(statistics), "utf-8")
+        return statistics
+
+    def finish(self) -> None:
+        """Sums the shards up; from here on the folder is complete.
+
+        Raises:
+          UserError: there is no training text.
+        """
+        specials, languages = self.task.vocabulary.specials, self.task.source.corpus.languages
+        shards: dict[str, dict[str, list]] = {s: {name: [] for name in languages} for s in SPLITS}
+        unigram = np.zeros(specials.vocab_size, np.int64)
+        for (split, _), path in self.shards.items():
+            statistics = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            shards[split][path.stem.rpartition("-")[0]].append(statistics)
+            if split == "train":
+                unigram += np.load(path.with_suffix(".unigram.npy"))
+        summed = ("blocks", "tokens", "unknown_tokens", *COUNTS)
+        splits = {
+            split: {
+                language: {name: sum(s[name] for s in each) for name in summed}
+                for language, each in by_language.items()
+            }
+            for split, by_language in shards.items()
+        }
+        if not sum(counts["tokens"] for counts in splits["train"].values()):
+            raise UserError("corpus", self.identity["corpus"], "it has no training text.")
+        everything = [s for split in shards.values() for each in split.values() for s in each]
+        with _replacing(self.folder / "unigram.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, unigram)
+        manifest = {
+            **self.identity,
+            "languages": languages,
+            "specials": dataclasses.asdict(specials),
+            "max_specials": max(s["max_specials"] for s in everything),
+            "splits": splits,
+            "shards": shards,
+        }
+        with _replacing(self.folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        for leftover in self.folder.glob("*/*.partial"):
+            leftover.unlink()
+        report_bad_records(everything)
+
+    @property
+    def _pairs(self) -> bool:
+        return self.identity["reads"] != "blocks"
+
+    def _statistics(self, shard: Shard) -> dict[str, Any] | None:
+        path = self.shards[shard]
+        with contextlib.suppress(OSError):
+            statistics = json.loads(path.with_suffix(".json").read_text("utf-8"))
+            itemsize = id_dtype(self.task.vocabulary.size).itemsize
+            sizes = {path: statistics["tokens"] * itemsize}
+            if self._pairs:
+                sizes[path.with_suffix(".ends")] = 16 * statistics["blocks"]
+            if all(file.stat().length == size for file, size in sizes.items()):
+                return statistics
+        return None
+
+
+def report_bad_records(shards: Iterable[Mapping[str, Any]]) -> None:
+    """Warns of the records that were skipped, with the first few by name."""
+    shards = list(shards)
+    if count := sum(statistics["bad_records"] for statistics in shards):
+        problems = [p for statistics in shards for p in statistics["problems"]]
+        log.warning("skipped %s bad records, among them:", f"{count:,}")
+        for problem in problems[:_MAX_WARNINGS]:
+            log.warning("  %s", problem)
+
+
+def _write_all(preparation: Preparation, missing: Sequence[Shard]) -> None:
+    began, tokens = time.monotonic(), 0
+    with tqdm(
+        desc="packing text", unit=" tokens", unit_scale=True, disable=not sys.stderr.isatty()
+    ) as progress:
+        for split in dict.fromkeys(split for split, _ in missing):
+            every = preparation.task.source.shards(split)
+            left = {every[place]: (split, place) for its, place in missing if its == split}
+            records = preparation.task.records(split, list(left))
+            for key, of_shard in itertools.groupby(
+                records, lambda record: (record["language"].decode(), int(record["shard"]))
+            ):
+                statistics = preparation.write(left.pop(key), _counted(of_shard, progress))
+                tokens += statistics["tokens"]
+            for shard in left.values():  # without a document
+                preparation.write(shard, [])
+    preparation.finish()
+    if not sys.stderr.isatty():
+        print(
+            f"packed {tokens:,} tokens into {preparation.folder} "
+            f"in {time.monotonic() - began:.1f} s",
+            file=sys.stderr,
+        )
+
+
+def _counted(records: Iterable[Mapping[str, Any]], progress: tqdm) -> Iterator[Mapping[str, Any]]:
+    for record in records:
+        yield record
+        progress.update(len(record["tokens"]))
+
+
+@contextlib.contextmanager
+def _replacing(path: epath.Path) -> Iterator[epath.Path]:
+    """A new path that takes the place of `path` once all has been written."""
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def _locked(path: epath.Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # freed by the system when its holder dies
+        yield

@@ -1,0 +1,158 @@
+"""The prepare command: the bytes that training would have made, by way of Beam."""
+
+from __future__ import annotations
+
+import gin
+import pytest
+
+from seqrecipes import prepare, runner, train
+from seqrecipes.data.blocks import Blocks
+from seqrecipes.data.corpora.sample import SampleCorpus
+from seqrecipes.data.preparation import prepare_blocks
+from seqrecipes.data.tasks import get_task
+from seqrecipes.data.vocabulary import sample_texts, train_vocabulary
+from tests.commands.harness import ROOT, arguments
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    gin.clear_config()
+    yield
+    gin.clear_config()
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    return str(train_vocabulary(sample_texts(SampleCorpus()), 1_000, folder))
+
+
+@pytest.fixture
+def text(tmp_path):
+    """Two languages of the sample as files, one of them of two shards."""
+    for language in ("en", "ja"):
+        documents = list(SampleCorpus().documents(language, "train", 0))
+        for part in range(2):
+            path = tmp_path / "text" / language / f"{part}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join(documents[part::2]), "utf-8")
+    return tmp_path / "text"
+
+
+@pytest.fixture
+def run(tmp_path, vocabulary, text, capsys):
+    def command(*extra: str, files: bool = True) -> tuple[int, str]:
+        flags = [f"--files={x}={text}/{x}" for x in ("en", "ja")] if files else []
+        flags += [f"--vocabulary={vocabulary}", f"--output={tmp_path}/out", "--sequence_length=32"]
+        bindings = ["--gin.TextFiles.shard_bytes=2000", "--gin.TextFiles.validation_every=5"]
+        gin.clear_config()
+        status = prepare.main(["--corpus=text", *flags, *bindings, *extra])
+        captured = capsys.readouterr()
+        return status, captured.out + captured.err
+
+    return command
+
+
+def test_beam_writes_what_training_would(run, tmp_path):
+    status, output = run("--dry_run")
+    assert status == 0 and "nothing was written" in output and not (tmp_path / "out").exists()
+
+    status, output = run()
+    assert status == 0, output
+    (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
+    # gin is still bound as the command left it.
+    raw = prepare_blocks(get_task("text", "mlm"), 30, tmp_path / "raw")
+    assert raw.folder.name == folder.name
+    assert sorted(p.relative_to(folder) for p in folder.rglob("*")) == sorted(
+        p.relative_to(raw.folder) for p in raw.folder.rglob("*")
+    )
+    for path in folder.rglob("*.*"):
+        assert path.read_bytes() == (raw.folder / path.relative_to(folder)).read_bytes(), path
+    assert len(raw.manifest["shards"]["train"]["ja"]) == 2
+    for language in ("en", "ja"):
+        counts = raw.manifest["splits"]["train"][language]
+        assert f"{counts['documents']:,}" in output and f"{counts['tokens']:,}" in output
+
+    # Again: nothing is left to do. A shard that is gone is made again, the others are left alone.
+    times = {p: p.stat().st_mtime_ns for p in folder.rglob("*.tokens")}
+    lost = folder / "train" / "ja-00001.tokens"
+    content = lost.read_bytes()
+    lost.unlink()
+    status, output = run()
+    assert status == 0 and "of them done" in output
+    assert lost.read_bytes() == content
+    changed = {p for p in times if p.stat().st_mtime_ns != times[p]}
+    assert changed == {lost}
+
+    status, output = run("--verify")
+    assert status == 0 and "are as they were written" in output
+    lost.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    status, output = run("--verify")
+    assert status == 2 and "ja-00001.tokens" in output and "checksum" in output
+
+
+def test_training_reads_what_was_prepared(run, tmp_path, vocabulary, text):
+    status, output = run()
+    assert status == 0, output
+    for path in text.rglob("*.txt"):
+        path.unlink()  # the text itself is no longer needed
+    gin.clear_config()
+    flags = arguments(
+        tmp_path / "run",
+        CORPUS="'text'",
+        PREPARED=repr(f"{tmp_path}/out"),
+        VOCABULARY=repr(vocabulary),
+        SEQUENCE_LENGTH=32,
+        BATCH_SIZE=16,
+    )
+    assert train.main([*flags, "--dry_run"]) == 0
+    recipe = runner.Run()
+    (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
+    for stage in recipe.recipe.stages:
+        assert recipe.blocks(stage).folder == folder
+    assert Blocks(folder).languages == ("en", "ja")
+
+
+def test_prepared_text_that_does_not_suit_is_refused(run, tmp_path, vocabulary, capsys):
+    assert run()[0] == 0
+    gin.clear_config()
+    macros = {"CORPUS": "'text'", "PREPARED": repr(f"{tmp_path}/out"), "BATCH_SIZE": 16}
+    flags = arguments(tmp_path / "run", VOCABULARY=repr(vocabulary), SEQUENCE_LENGTH=64, **macros)
+    assert train.main([*flags, "--dry_run"]) == 2
+    assert "payload 30" in capsys.readouterr().err
+    gin.clear_config()
+    flags = arguments(tmp_path / "run", VOCABULARY="''", SEQUENCE_LENGTH=32, **macros)
+    assert train.main([*flags, "--dry_run"]) == 2
+    assert "Recipe.vocabulary" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (["--pipeline_option=nonsense=3"], "--pipeline_option = 'nonsense': Beam knows no such"),
+        (["--runner=NoRunner"], "--runner = 'NoRunner'"),
+        (["--objective=bert"], "objective = 'bert': corpus text has "),
+        (["--objective=span_corruption"], "needs 4 sentinels, this vocabulary has 0"),
+        (["--corpus=sample"], "--files"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(run, tmp_path, extra, message):
+    status, output = run(*extra)
+    assert status == 2
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_file_is_named_through_the_pipeline(run, text):
+    (text / "en" / "2.txt").write_bytes(b"good\n\xff\n")
+    status, output = run()
+    assert status == 2
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "2.txt:2" in line and "UTF-8" in line
+    status, output = run("--gin.TextFiles.on_bad_record='skip'")
+    assert status == 0
+    assert any(
+        line.split()[:2] == ["train", "en"] and line.endswith(" 1") for line in output.splitlines()
+    )
