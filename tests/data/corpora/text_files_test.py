@@ -48,7 +48,7 @@ def test_json_lines(tmp_path):
     data = "\n\n".join(map(json.dumps, lines))
     (tmp_path / "x.jsonl").write_text(data)
     (tmp_path / "y.jsonl.gz").write_bytes(gzip.compress(data.encode()))
-    (tmp_path / "y2.json.gz").write_bytes(gzip.compress(data.encode()))
+    (tmp_path / "y.json.gz").write_bytes(gzip.compress(data.encode()))
     (tmp_path / "z.jsonl.txt").write_text("{}")
     files = {"de": str(tmp_path)}
     corpus = TextFiles(files, document="blank_line")

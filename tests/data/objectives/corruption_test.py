@@ -277,10 +277,13 @@ def test_one_side_is_either():
     expected |= {(*whole, *m): p / 2 for m, p in masks.items()}
     sides = text([9]), text([9], first=10_000)
     observed: Counter[tuple[bool, ...]] = Counter()
-    for i in range(2000):
+    draws = 5000
+    for i in range(draws):
         noise = undo(objective(*sides, generator(3, 0, i), LARGE), objective)[1]
         observed[(*noise[0], *noise[1])] += 1
     check_distribution(observed, expected)
+    first = sum(count for mask, count in observed.items() if any(mask[:9]))
+    assert abs(first - draws / 2) < 4 * np.sqrt(draws / 4)
 
 
 def test_rolling_spreads_the_noise_evenly():
