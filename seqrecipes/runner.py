@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LEAST_SENTINELS = 101  # as many as DeltaLM has, where an objective needs any
+
 
 @gin.configurable("train")
 class Run:
@@ -68,11 +70,19 @@ class Run:
         if jax.process_index() == 0 and not self.vocabulary_path.exists():
             from seqrecipes.data import vocabulary
 
-            size = self.recipe.vocabulary_size
-            log.info("training a vocabulary of %s pieces", f"{size:,}")
+            size, needed = self.recipe.vocabulary_size, 0
+            for objective in [self.task(stage).objective for stage in self.recipe.stages]:
+                payload = objective.payload(self.recipe.sequence_length)
+                needed = max(needed, objective.sentinels(payload))
+            sentinels = needed and max(needed, _LEAST_SENTINELS)
+            log.info(
+                "training a vocabulary of %s ids, %s of them sentinels", f"{size:,}", sentinels
+            )
             corpus = self.task(self.recipe.stages[0]).source.corpus
             texts = vocabulary.sample_texts(corpus, self.recipe.smoothing)
-            vocabulary.train_vocabulary(texts, size, self.vocabulary_path.parent)
+            vocabulary.train_vocabulary(
+                texts, size, self.vocabulary_path.parent, sentinels=sentinels
+            )
         _barrier("vocabulary")
 
     def check_corpus(self) -> None:
