@@ -104,17 +104,15 @@ def table(records: Sequence[StageRecord]) -> str:
 
 
 def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
-    """Loss over updates, encoders and seq2seq models side by side; written to a PNG."""
+    """Loss over updates, one panel for each objective; written to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = {"masked language models": [], "seq2seq models": []}  # type: dict[str, list]
+    panels: dict[str, list[StageRecord]] = {}  # losses of two objectives do not compare
     for record in records:
-        kind = "masked language models" if record.facts["objective"] == "mlm" else "seq2seq models"
-        panels[kind].append(record)
-    panels = {title: members for title, members in panels.items() if members}
+        panels.setdefault(record.facts["objective"], []).append(record)
     figure, axes = pyplot.subplots(
         1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False, layout="constrained"
     )

@@ -130,7 +130,8 @@ def run(preparation: Preparation, options: PipelineOptions, tasks: str, dry_run:
     try:
         pipeline = beam.Pipeline(options=options)
     except (ValueError, ImportError) as error:
-        raise UserError("--runner", options.get_all_options()["runner"], str(error)) from error
+        problem = " ".join(str(error).split())
+        raise UserError("--runner", options.get_all_options()["runner"], problem) from error
     for split in dict.fromkeys(split for split, _ in missing):
         places = [place for its_split, place in missing if its_split == split]
         _ = pipeline | split >> WriteShards(preparation, split, places, tasks)

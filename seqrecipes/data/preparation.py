@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
@@ -122,8 +123,16 @@ class Preparation:
         }
 
     def missing(self) -> list[Shard]:
-        """Those that are not written, or of which a file is gone or has another size."""
-        return [shard for shard in self.shards if self._statistics(shard) is None]
+        """Those that are not written, or of which a file is gone or has another size.
+
+        Raises:
+          UserError: the folder cannot be looked at.
+        """
+        try:
+            return [shard for shard in self.shards if self._statistics(shard) is None]
+        except tf.errors.OpError as error:  # of folders that TensorFlow reads, such as gs://
+            problem = f"cannot be read: {' '.join(str(error).split())}"
+            raise UserError("prepared text", str(self.folder), problem) from error
 
     def write(self, shard: Shard, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         """Writes a shard, complete or not at all; returns its statistics.
