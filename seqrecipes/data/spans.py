@@ -14,7 +14,9 @@ import numpy as np
 
 MAX_REDRAWS = 16
 _SPARSE = 6  # to choose fewer than one in so many, it costs little to draw some twice
-_MANY_CROSSINGS = 2.5  # from here on counting places spans sooner than trying does
+_MANY_CROSSINGS = 3.0  # from here on counting places spans sooner than trying does
+_SOON = 2.7  # so few trials cost less one by one than all together
+_MANY_REPEATS = 2.0  # from here on few draws of several indices are without repeats
 _RESCALE_ABOVE = 1e200
 
 
@@ -88,14 +90,33 @@ def place(
         return None
     if breaks.size == 2:
         return choose(slots, lengths.size, uniform) + shift + 1
-    if (breaks.size - 2) * (budget - lengths.size) < _MANY_CROSSINGS * total:
+    crossings = (breaks.size - 2) * (budget - lengths.size) / total  # to be expected
+    placed = None
+    if crossings < _MANY_CROSSINGS:
+        # Where the run ends that a position lies in.
+        limits = cuts[1:].repeat(cuts[1:] - cuts[:-1])
         for _ in range(MAX_REDRAWS):
-            starts = choose(slots, lengths.size, uniform) + shift
-            passed = cuts.searchsorted(starts, "right")
-            if (starts + lengths <= cuts[passed]).all():
-                return starts + passed
-    placed = _place_by_counting(lengths, cuts, uniform)
+            starts = _choose_often(slots, lengths.size, math.exp(crossings), uniform) + shift
+            fits = (starts + lengths <= limits[starts]).all(axis=1)
+            if fits.any():
+                placed = starts[fits.argmax()]
+                break
+    if placed is None:
+        placed = _place_by_counting(lengths, cuts, uniform)
     return placed if placed is None else placed + cuts.searchsorted(placed, "right")
+
+
+def _choose_often(
+    size: int, count: int, wanted: float, uniform: np.random.Generator
+) -> np.ndarray:
+    """int64[m, count]: some of the sets that `choose` gives, about `wanted` of them or none."""
+    repeats = count * count / (2 * size)  # to be expected among `count` draws
+    if wanted < _SOON or repeats > _MANY_REPEATS:
+        return choose(size, count, uniform)[None]
+    rows = math.ceil(2 * wanted * math.exp(repeats))
+    drawn = (uniform.random((rows, count)) * size).astype(np.int64)
+    drawn.sort(axis=1)
+    return drawn[(drawn[:, 1:] > drawn[:, :-1]).all(axis=1)]
 
 
 def _place_by_counting(

@@ -199,11 +199,14 @@ def test_static_lengths_of_a_full_sequence():
     assert SpanDenoise("mask").lengths(510, 200)["encoder_input_tokens"] == 512
 
 
-@pytest.mark.parametrize("counting", [False, True])
-def test_placement_is_uniform(counting, monkeypatch):
-    """Given ordered span lengths, all placements that do not touch or cross come equally often."""
-    if counting:  # the way that blocks of many documents go
-        monkeypatch.setattr(spans, "_MANY_CROSSINGS", 0.0)
+@pytest.mark.parametrize("setting", ["_SOON", "_MANY_REPEATS", "_MANY_CROSSINGS"])
+def test_placement_is_uniform(setting, monkeypatch):
+    """Given ordered span lengths, all placements that do not touch or cross come equally often.
+
+    So with several trials at a time, as in blocks of some documents, with one at a time, and by
+    counting, as in blocks of many.
+    """
+    monkeypatch.setattr(spans, setting, 0.0)
     runs = [5, 2, 6]
     payload = text(runs)
     objective = SpanDenoise("drop", rate=0.4, mean_span=1.5)
@@ -248,7 +251,7 @@ def test_trying_and_counting_both_happen(monkeypatch):
     monkeypatch.setattr(
         spans, "_place_by_counting", lambda *args: counted.append(1) or by_counting(*args)
     )
-    for runs, calls in (([100] * 5, 0), ([8] * 56, 1)):
+    for runs, calls in (([100] * 5, 0), ([30] * 16, 0), ([8] * 56, 1)):
         counted.clear()
         source_of(SpanDenoise("drop"), text(runs), 0)
         assert len(counted) == calls
