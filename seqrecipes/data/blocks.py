@@ -222,7 +222,13 @@ def _close_all(descriptors: Mapping[Path, int]) -> None:
 
 
 def find_prepared(
-    folder: str | os.PathLike[str], *, corpus: str, reads: str, payload: int, vocabulary: str
+    folder: str | os.PathLike[str],
+    *,
+    corpus: str,
+    reads: str,
+    payload: int,
+    vocabulary: str,
+    field: str = "Recipe.prepared",
 ) -> Blocks:
     """The records in a folder of prepared text that suit a stage.
 
@@ -232,6 +238,7 @@ def find_prepared(
       reads: what the objective reads.
       payload: the most tokens of a segment.
       vocabulary: checksum of the vocabulary.
+      field: the setting that names the folder, for errors.
 
     Raises:
       UserError: none suit, or several; says how those that are there differ.
@@ -255,9 +262,9 @@ def find_prepared(
     asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
     if suitable:
         names = ", ".join(path.name for path in suitable)
-        raise UserError("Recipe.prepared", str(folder), f"{names} all have {asked}; keep one.")
+        raise UserError(field, str(folder), f"{names} all have {asked}; keep one.")
     found = "; ".join(others) or "nothing complete is there"
-    raise UserError("Recipe.prepared", str(folder), f"no {asked} ({found}); run `{PREPARE}`.")
+    raise UserError(field, str(folder), f"no {asked} ({found}); run `{PREPARE}`.")
 
 
 def shard_name(language: str, shard: int) -> str:

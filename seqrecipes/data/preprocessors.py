@@ -106,17 +106,25 @@ class Pack:
         ):
             seen, number = Summary(), 0
             place = {"language": language, "shard": shard}
-            for tokens, first in self._segments(batches, seen):
+            for tokens, first in self.segments(batches, seen):
                 yield {"tokens": tokens, "first": first, "block": number} | place | _NOTHING
                 number += 1
             summary = dataclasses.asdict(seen) | {"problems": "\n".join(seen.problems)}
             end = {"tokens": np.zeros(0, np.int32), "first": 0, "block": number}
             yield end | place | summary
 
-    def _segments(
+    def segments(
         self, batches: Iterator[Record], seen: Summary
     ) -> Iterator[tuple[np.ndarray, int]]:
-        """(tokens, tokens of the first segment) of every record of a shard."""
+        """The records of one shard, made as they are asked for.
+
+        Args:
+          batches: what `Tokenize` makes of its documents, as NumPy arrays.
+          seen: counts what is read.
+
+        Yields:
+          (int32 tokens of all segments, number of those of the first segment)
+        """
         doc = self.vocabulary.doc_id
         if self.reads == "blocks":
             blocks = pack((d[0] for d in seen.documents_of(batches)), self.payload, doc)

@@ -106,9 +106,7 @@ def place(
     return placed if placed is None else placed + cuts.searchsorted(placed, "right")
 
 
-def _choose_often(
-    size: int, count: int, wanted: float, uniform: np.random.Generator
-) -> np.ndarray:
+def _choose_often(size: int, count: int, wanted: float, uniform: np.random.Generator) -> np.ndarray:
     """int64[m, count]: some of the sets that `choose` gives, about `wanted` of them or none."""
     repeats = count * count / (2 * size)  # to be expected among `count` draws
     if wanted < _SOON or repeats > _MANY_REPEATS:

@@ -15,7 +15,6 @@ from seqrecipes.data.excerpt import PreparedExcerpt, RawExcerpt, choose_language
 from seqrecipes.data.inspection import trace
 from seqrecipes.data.objectives import OBJECTIVES, Mlm
 from seqrecipes.data.objectives.base import example_index
-from seqrecipes.data.preparation import prepare_blocks
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
 
@@ -66,8 +65,9 @@ def everything(excerpt, count=EVERYTHING):
     return [record for language in excerpt.languages for record in excerpt.records(language, count)]
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("objective", "split"), [*((name, "validation") for name in OBJECTIVES), ("mlm", "train")]
+)
 def test_examples_are_those_of_the_task(sample_task, objective, split):
     task = sample_task(objective)
     excerpt = RawExcerpt(task, split, task.objective.payload(LENGTH))
@@ -86,7 +86,7 @@ def test_examples_are_those_of_the_task(sample_task, objective, split):
         }
 
 
-@pytest.mark.parametrize("objective", ["mlm", "adjacent_mlm", "tlm"])
+@pytest.mark.parametrize("objective", ["adjacent_mlm", "tlm"])
 def test_prepared_text_gives_the_same_records_and_counts(prepared, sample_task, objective):
     task, blocks = sample_task(objective), prepared(objective)
     raw = RawExcerpt(task, "train", blocks.payload)
