@@ -222,6 +222,7 @@ class Run:
             "languages": languages,
             "vocabulary": task.vocabulary.checksum if self.vocabulary_path.exists() else None,
             "noise": [repr(self.task(each).objective) for each in self.recipe.stages],
+            "join_pairs": [self.task(each).join_pairs for each in self.recipe.stages],
         }
         return resolving.identity(self.recipe, resolved, data)
 

@@ -80,7 +80,8 @@ class Preparation:
     """The records of a task, done or to be done.
 
     Attributes:
-      task: with the wanted payload.
+      task: with the wanted payload, on the corpus as it was found; its name has the digest of
+        `identity`.
       folder: where they are, or will be.
       identity: what decides them.
     """
@@ -94,18 +95,18 @@ class Preparation:
         cls, task: PretrainingTask, payload: int, cache_dir: str | os.PathLike[str]
     ) -> Preparation:
         """Of a task with another payload than it has."""
-        name = f"{task.name}.{payload}"
-        task = task.sized(name, payload)
+        task = task.sized(task.name, payload)
         identity = {
             "format": _FORMAT,
-            "corpus": name.partition(".")[0],
+            "corpus": task.name.partition(".")[0],
             "corpus_fingerprint": task.source.corpus.fingerprint(),
             "vocabulary_checksum": task.vocabulary.checksum,
             "reads": task.objective.reads,
             "payload": payload,
-            "join_pairs": task.join_pairs,
+            "join_pairs": task.join_pairs and task.objective.reads != "blocks",
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        task = task.sized(f"{task.name}.{digest}", payload)
         return cls(task, epath.Path(cache_dir) / f"blocks-{digest}", identity)
 
     @property

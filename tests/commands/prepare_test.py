@@ -127,6 +127,17 @@ def test_prepared_text_that_does_not_suit_is_refused(run, tmp_path, vocabulary, 
     assert "Recipe.vocabulary" in capsys.readouterr().err
 
 
+def test_another_text_in_the_same_process_is_read(run, tmp_path, text):
+    assert run()[0] == 0
+    for path in text.rglob("*.txt"):
+        path.write_text(path.read_text("utf-8").upper(), "utf-8")
+    assert run()[0] == 0
+    raw = prepare_blocks(get_task("text", "mlm"), 30, tmp_path / "raw")
+    prepared = Blocks(tmp_path / "out" / raw.folder.name)
+    assert prepared.manifest == raw.manifest
+    assert len(list((tmp_path / "out").glob("blocks-*/manifest.json"))) == 2
+
+
 @pytest.mark.parametrize(
     "extra, message",
     [
