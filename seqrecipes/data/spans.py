@@ -91,18 +91,14 @@ def place(
     if breaks.size == 2:
         return choose(slots, lengths.size, uniform) + shift + 1
     crossings = (breaks.size - 2) * (budget - lengths.size) / total  # to be expected
-    placed = None
     if crossings < _MANY_CROSSINGS:
-        # Where the run ends that a position lies in.
-        limits = cuts[1:].repeat(cuts[1:] - cuts[:-1])
         for _ in range(MAX_REDRAWS):
             starts = _choose_often(slots, lengths.size, math.exp(crossings), uniform) + shift
-            fits = (starts + lengths <= limits[starts]).all(axis=1)
+            passed = cuts.searchsorted(starts, "right")
+            fits = (starts + lengths <= cuts[passed]).all(axis=1)
             if fits.any():
-                placed = starts[fits.argmax()]
-                break
-    if placed is None:
-        placed = _place_by_counting(lengths, cuts, uniform)
+                return (starts + passed)[fits.argmax()]
+    placed = _place_by_counting(lengths, cuts, uniform)
     return placed if placed is None else placed + cuts.searchsorted(placed, "right")
 
 
