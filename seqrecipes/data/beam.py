@@ -148,10 +148,10 @@ def run(preparation: Preparation, options: PipelineOptions, tasks: str, dry_run:
     preparation.finish()
 
 
-def _cause(error: BaseException | None) -> UserError | None:
-    """The user's error inside of what Beam makes of it."""
+def _cause(error: BaseException | None) -> UserError | KeyboardInterrupt | None:
+    """The user's error, or Ctrl-C, inside of what Beam makes of it."""
     while error is not None:
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | KeyboardInterrupt):
             return error
         error = error.__cause__ or error.__context__
     return None

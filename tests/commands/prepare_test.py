@@ -8,7 +8,7 @@ import pytest
 from seqrecipes import prepare, runner, train
 from seqrecipes.data.blocks import Blocks
 from seqrecipes.data.corpora.sample import SampleCorpus
-from seqrecipes.data.preparation import prepare_blocks
+from seqrecipes.data.preparation import Preparation, prepare_blocks
 from seqrecipes.data.tasks import get_task
 from seqrecipes.data.vocabulary import sample_texts, train_vocabulary
 from tests.commands.harness import ROOT, arguments
@@ -125,6 +125,30 @@ def test_prepared_text_that_does_not_suit_is_refused(run, tmp_path, vocabulary, 
     flags = arguments(tmp_path / "run", VOCABULARY="''", SEQUENCE_LENGTH=32, **macros)
     assert train.main([*flags, "--dry_run"]) == 2
     assert "Recipe.vocabulary" in capsys.readouterr().err
+
+
+def test_an_interrupted_pipeline_goes_on(run, tmp_path, monkeypatch):
+    original, written = Preparation.write, []
+
+    def write(self, shard, records):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(shard)
+        return original(self, shard, records)
+
+    monkeypatch.setattr(Preparation, "write", write)
+    status, output = run()
+    assert status == 130 and "interrupted; the same command does what is left" in output
+    written.clear()
+    monkeypatch.setattr(
+        Preparation,
+        "write",
+        lambda self, shard, records: written.append(shard) or original(self, shard, records),
+    )
+    assert run()[0] == 0
+    (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
+    assert len(written) == len(list(folder.glob("*/*.json"))) - 2
+    Blocks(folder)
 
 
 def test_another_text_in_the_same_process_is_read(run, tmp_path, text):
