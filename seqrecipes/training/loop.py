@@ -199,6 +199,7 @@ def train(
                 state = _enter(training, state, span, mesh)
                 update = training.compile_step(span, mesh)
                 for local in batches.train(step, span.stop):
+                    # Neither line waits: a batch is copied while the devices are at earlier steps.
                     batch = parts.global_batch(local, training.batch_size, mesh)
                     state, metrics = update(state, batch)
                     step += 1
