@@ -15,7 +15,7 @@ from seqrecipes import configuration, corpus_flags
 from seqrecipes.errors import UserError, one_line
 
 if TYPE_CHECKING:
-    from seqrecipes.data.excerpt import Excerpt
+    from seqrecipes.inspection.excerpt import Excerpt
     from seqrecipes.inspection.findings import Findings
 
 _SUFFIXES = (".html", ".png")
@@ -120,10 +120,10 @@ def _collect(flags: argparse.Namespace, bindings: list[str]) -> Findings:
     # TensorFlow only reads text here; what it says of GPUs is noise.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from seqrecipes.data.blocks import find_prepared
-    from seqrecipes.data.excerpt import PreparedExcerpt, RawExcerpt, choose_languages
     from seqrecipes.data.objectives.base import check_sentinels
     from seqrecipes.data.tasks import get_task
     from seqrecipes.data.vocabulary import TRAIN_COMMAND
+    from seqrecipes.inspection.excerpt import PreparedExcerpt, RawExcerpt, choose_languages
     from seqrecipes.inspection.findings import Settings, collect
 
     corpus, _, objective = flags.task.partition(".")

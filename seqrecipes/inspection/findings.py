@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from seqrecipes.data.excerpt import Excerpt, TextCounts, spread
-from seqrecipes.data.inspection import ExampleCounts, span_law, trace
 from seqrecipes.data.objectives.base import Objective
 from seqrecipes.data.order import language_shares
+from seqrecipes.inspection.excerpt import Excerpt, TextCounts, spread
 from seqrecipes.inspection.panes import Shown, show
+from seqrecipes.inspection.trace import ExampleCounts, span_law, trace
 
 _MUCH_PADDING = 0.5
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from seqrecipes.data.inspection import ADDED, KEPT, MASKED, RANDOM, SOURCE, TARGET, Masking, Trace
 from seqrecipes.data.objectives.base import Specials
+from seqrecipes.inspection.trace import ADDED, KEPT, MASKED, RANDOM, SOURCE, TARGET, Masking, Trace
 
 # plain: as it was; special: <s>, </s>, [DOC], <unk>; mask and sentinel: in place of what is gone;
 # masked, random, kept: to be predicted, by fate; removed: in the target, gone from the source.

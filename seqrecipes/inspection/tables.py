@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from seqrecipes.data.excerpt import TextCounts
-from seqrecipes.data.inspection import KEPT, MASKED, RANDOM, ExampleCounts
+from seqrecipes.inspection.excerpt import TextCounts
 from seqrecipes.inspection.findings import Findings
+from seqrecipes.inspection.trace import KEPT, MASKED, RANDOM, ExampleCounts
 
 ALL = "all"
 FATES = {MASKED: "<mask>", RANDOM: "a random token", KEPT: "the token itself"}

@@ -202,7 +202,7 @@ def test_an_interruption_is_no_traceback(run, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seqrecipes.data.excerpt.RawExcerpt.records", interrupted)
+    monkeypatch.setattr("seqrecipes.inspection.excerpt.RawExcerpt.records", interrupted)
     assert run("sample.mlm") == (130, "", "interrupted\n")
 
 

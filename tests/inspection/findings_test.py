@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from seqrecipes.data.excerpt import TextCounts
-from seqrecipes.data.inspection import Place
 from seqrecipes.data.objectives import Mlm, PairMlm, SpanDenoise
 from seqrecipes.data.order import language_shares
+from seqrecipes.inspection.excerpt import TextCounts
 from seqrecipes.inspection.findings import Settings, collect
 from seqrecipes.inspection.plots import panels
 from seqrecipes.inspection.tables import Table, span_histogram, span_rows, tables
 from seqrecipes.inspection.terminal import Terminal
+from seqrecipes.inspection.trace import Place
 from tests.inspection.harness import SPECIALS, piece
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from seqrecipes.data.inspection import KEPT, MASKED, Place, trace
 from seqrecipes.data.objectives.base import Example, Specials, decoder_features
 from seqrecipes.inspection.panes import Shown, show
+from seqrecipes.inspection.trace import KEPT, MASKED, Place, trace
 
 TEXT = "the river rises in spring when snow melts and all wait for water"
 WORDS = TEXT.split()

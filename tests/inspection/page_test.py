@@ -8,11 +8,11 @@ import struct
 
 import pytest
 
-from seqrecipes.data.inspection import KEPT, MASKED
 from seqrecipes.data.objectives import Mlm, SpanDenoise
 from seqrecipes.inspection.page import page
 from seqrecipes.inspection.panes import show
 from seqrecipes.inspection.plots import write_png
+from seqrecipes.inspection.trace import KEPT, MASKED
 from tests.inspection.findings_test import FakeExcerpt, look
 from tests.inspection.harness import SPECIALS, Predict, Remove, piece, shown
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from seqrecipes.data.inspection import KEPT, MASKED
 from seqrecipes.inspection.panes import Shown, Token, show
 from seqrecipes.inspection.terminal import Terminal, columns, wrap
+from seqrecipes.inspection.trace import KEPT, MASKED
 from tests.inspection.harness import SPECIALS, WORDS, Predict, Remove, piece, shown
 
 PLAIN = Terminal(80, colour=False, ids=False)

@@ -11,12 +11,12 @@ import seqio
 
 from seqrecipes.data.corpora.corpus import BadRecord
 from seqrecipes.data.corpora.sample import SampleCorpus, SampleParallel
-from seqrecipes.data.excerpt import PreparedExcerpt, RawExcerpt, choose_languages, spread
-from seqrecipes.data.inspection import trace
 from seqrecipes.data.objectives import OBJECTIVES, Mlm
 from seqrecipes.data.objectives.base import example_index
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
+from seqrecipes.inspection.excerpt import PreparedExcerpt, RawExcerpt, choose_languages, spread
+from seqrecipes.inspection.trace import trace
 
 LENGTH = 64
 EVERYTHING = 10**6

@@ -17,11 +17,11 @@ import numpy as np
 
 from seqrecipes.data.blocks import Blocks
 from seqrecipes.data.corpora.corpus import BadRecord, Corpus, Document, Split
-from seqrecipes.data.inspection import Place
 from seqrecipes.data.objectives.base import Specials, example_index
 from seqrecipes.data.preprocessors import MAX_PROBLEMS, Pack, Summary
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
+from seqrecipes.inspection.trace import Place
 
 _SHARDS = 8  # of a language, if it has so many
 _BATCH = 16  # documents; few, because some corpora have long ones

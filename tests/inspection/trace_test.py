@@ -12,7 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqrecipes.data.inspection import (
+from seqrecipes.data.objectives import (
+    OBJECTIVES,
+    Mlm,
+    SpanCorruption,
+    SpanDenoise,
+    TranslationSpanCorruption,
+)
+from seqrecipes.data.objectives.base import Specials, example_index, generator
+from seqrecipes.errors import UserError
+from seqrecipes.inspection.trace import (
     ADDED,
     KEPT,
     MASKED,
@@ -24,15 +33,6 @@ from seqrecipes.data.inspection import (
     span_law,
     trace,
 )
-from seqrecipes.data.objectives import (
-    OBJECTIVES,
-    Mlm,
-    SpanCorruption,
-    SpanDenoise,
-    TranslationSpanCorruption,
-)
-from seqrecipes.data.objectives.base import Specials, example_index, generator
-from seqrecipes.errors import UserError
 
 SPECIALS = Specials(0, 1, 2, 3, mask=900, doc=901, vocab_size=1000, sentinels=98)
 VARIANTS = {
