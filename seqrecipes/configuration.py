@@ -29,7 +29,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gin_search_paths", default=".", metavar="DIR,DIR", help="where gin files are looked up"
     )
-    parser.epilog = "--gin.NAME=value replaces a macro or binding, e.g. --gin.SIZE=\"'mini'\""
+    parser.epilog = (
+        parser.epilog or "--gin.NAME=value replaces a macro or binding, e.g. --gin.SIZE=\"'mini'\""
+    )
 
 
 def parse_flags(

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from seqrecipes.errors import UserError, one_line
+from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,12 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of parameters that are new")
     parser.add_argument("--dry_run", action="store_true", help="check and print, write nothing")
     flags = parser.parse_args(argv)
-    try:
-        print(_run(flags))
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(_run(flags)))
 
 
 def _run(flags: argparse.Namespace) -> str:

@@ -36,13 +36,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     configuration.add_flags(parser)
 
 
-def configure(flags: argparse.Namespace, corpus: str, bindings: Sequence[str]) -> None:
+def configure(
+    flags: argparse.Namespace, corpus: str, bindings: Sequence[str], vocabulary: str | None = None
+) -> None:
     """Registers the tasks and binds what the flags say.
 
     Args:
       flags: of a parser with `add_flags`.
       corpus: the one to be read.
       bindings: the `--gin.NAME=value` among the arguments, as `NAME = value`.
+      vocabulary: path of a spm.model, which the bindings may replace.
 
     Raises:
       UserError: a flag that cannot be used.
@@ -62,6 +65,8 @@ def configure(flags: argparse.Namespace, corpus: str, bindings: Sequence[str]) -
         files.setdefault(language, []).append(path)
     if files and corpus not in _FILES:
         raise UserError("--files", flags.files, f"goes with corpus {' or '.join(_FILES)}.")
+    if vocabulary:
+        bindings = [f"pretraining_vocabulary.path = {os.path.abspath(vocabulary)!r}", *bindings]
     if files:
         bindings = [f"{_FILES[corpus]} = {files!r}", *bindings]
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)

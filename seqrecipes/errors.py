@@ -6,6 +6,8 @@ Commands print it as a single line and exit with status 2; everything else keeps
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Callable
 
 
 class UserError(ValueError):
@@ -27,3 +29,13 @@ def one_line(error: UserError) -> str:
     first, *rest = str(error).split("\n")
     scopes = re.findall(r"in scope '([^']+)'", " ".join(rest))
     return f"error: {first}" + (f" (scope {scopes[0]})" if scopes else "")
+
+
+def exit_status(command: Callable[[], object]) -> int:
+    """Runs a command: 0, or 2 after telling what the user can mend."""
+    try:
+        command()
+    except UserError as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    return 0

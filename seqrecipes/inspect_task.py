@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrecipes import configuration, corpus_flags
-from seqrecipes.errors import UserError, one_line
+from seqrecipes.errors import UserError, exit_status
 
 if TYPE_CHECKING:
     from seqrecipes.inspection.excerpt import Excerpt
@@ -69,10 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
     flags, bindings = configuration.parse_flags(_parser(), argv)
     try:
-        _run(flags, bindings)
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
+        return exit_status(lambda: _run(flags, bindings))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -117,8 +114,8 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def _collect(flags: argparse.Namespace, bindings: list[str]) -> Findings:
-    # TensorFlow only reads text here; what it says of GPUs is noise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    corpus, _, objective = flags.task.partition(".")
+    corpus_flags.configure(flags, corpus, bindings, flags.vocabulary)
     from seqrecipes.data.blocks import find_prepared
     from seqrecipes.data.objectives.base import check_sentinels
     from seqrecipes.data.tasks import get_task
@@ -126,15 +123,11 @@ def _collect(flags: argparse.Namespace, bindings: list[str]) -> Findings:
     from seqrecipes.inspection.excerpt import PreparedExcerpt, RawExcerpt, choose_languages
     from seqrecipes.inspection.findings import Settings, collect
 
-    corpus, _, objective = flags.task.partition(".")
-    if flags.vocabulary:
-        path = os.path.abspath(flags.vocabulary)
-        bindings = [f"pretraining_vocabulary.path = {path!r}", *bindings]
-    corpus_flags.configure(flags, corpus, bindings)
     task = get_task(corpus, objective)
     vocabulary = task.vocabulary
     payload = task.objective.payload(flags.sequence_length)
-    if not (flags.gin_file or any(b.startswith("pretraining_vocabulary.") for b in bindings)):
+    bound = any(binding.startswith("pretraining_vocabulary.") for binding in bindings)
+    if not (flags.vocabulary or flags.gin_file or bound):
         sentinels = task.objective.sentinels(payload)
         command = TRAIN_COMMAND + (f" --sentinels={sentinels}" if sentinels else "")
         raise UserError("--vocabulary", None, f"name a spm.model; `{command}` trains one.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from seqrecipes import configuration, corpus_flags
-from seqrecipes.errors import UserError, one_line
+from seqrecipes.errors import UserError, exit_status
 
 if TYPE_CHECKING:
     from seqrecipes.data.preparation import Preparation
@@ -55,20 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
     flags, bindings = configuration.parse_flags(_parser(), argv)
     try:
-        _run(flags, bindings)
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
+        return exit_status(lambda: _run(flags, bindings))
     except KeyboardInterrupt:
         print("interrupted; the same command does what is left", file=sys.stderr)
         return 130
-    return 0
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
-    vocabulary = f"pretraining_vocabulary.path = {os.path.abspath(flags.vocabulary)!r}"
-    corpus_flags.configure(flags, flags.corpus, [vocabulary, *bindings])
+    corpus_flags.configure(flags, flags.corpus, bindings, flags.vocabulary)
     from seqrecipes.data.objectives.base import check_sentinels
     from seqrecipes.data.preparation import Preparation
     from seqrecipes.data.tasks import get_task

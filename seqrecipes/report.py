@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from seqrecipes.errors import UserError, one_line
+from seqrecipes.errors import UserError, exit_status
 
 TABLE_FILE = "report.md"
 PICTURE_FILE = "curves.png"
@@ -165,12 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="MODEL_DIR")
     parser.add_argument("--output", type=pathlib.Path, help="folder; default: the first MODEL_DIR")
     flags = parser.parse_args(argv)
-    try:
-        print(write(flags.runs, flags.output or flags.runs[0]))
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: print(write(flags.runs, flags.output or flags.runs[0])))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,10 @@ class Run:
 
         return tasks.get_task(self.recipe.corpus, stage.objective)
 
+    def payload(self, stage: Stage) -> int:
+        """The most tokens of a segment of a stage's records."""
+        return self.task(stage).objective.payload(self.recipe.sequence_length)
+
     def ensure_vocabulary(self) -> None:
         """Trains the vocabulary on the corpus if the recipe names none and there is none yet."""
         if self.recipe.vocabulary:
@@ -70,10 +74,11 @@ class Run:
         if jax.process_index() == 0 and not self.vocabulary_path.exists():
             from seqrecipes.data import vocabulary
 
-            size, needed = self.recipe.vocabulary_size, 0
-            for objective in [self.task(stage).objective for stage in self.recipe.stages]:
-                payload = objective.payload(self.recipe.sequence_length)
-                needed = max(needed, objective.sentinels(payload))
+            size = self.recipe.vocabulary_size
+            needed = max(
+                self.task(stage).objective.sentinels(self.payload(stage))
+                for stage in self.recipe.stages
+            )
             sentinels = needed and max(needed, _LEAST_SENTINELS)
             log.info(
                 "training a vocabulary of %s ids, %s of them sentinels", f"{size:,}", sentinels
@@ -107,8 +112,7 @@ class Run:
         from seqrecipes.data.blocks import find_prepared
         from seqrecipes.data.preparation import prepare_blocks
 
-        task = self.task(stage)
-        payload = task.objective.payload(self.recipe.sequence_length)
+        task, payload = self.task(stage), self.payload(stage)
         if not self.recipe.prepared:
             return prepare_blocks(task, payload, self.model_dir / "data")
         return find_prepared(
@@ -135,8 +139,7 @@ class Run:
             vocabulary = Vocabulary(str(path))
 
         def features(stage: Stage) -> Mapping[str, int]:
-            objective = self.task(stage).objective
-            payload = objective.payload(self.recipe.sequence_length)
+            objective, payload = self.task(stage).objective, self.payload(stage)
             if vocabulary:
                 check_sentinels(objective, payload, vocabulary.specials)
             packed = blocks[self.recipe.index(stage.name)] if blocks else None

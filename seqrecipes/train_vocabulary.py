@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrecipes import configuration, corpus_flags
-from seqrecipes.errors import UserError, one_line
+from seqrecipes.errors import exit_status
 
 if TYPE_CHECKING:
     from seqrecipes.data.corpora.corpus import Corpus
@@ -54,22 +54,14 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="span separators at the end; span corruption needs about 100 (default: %(default)s)",
     )
-    example = parser.epilog
     corpus_flags.add_flags(parser)
-    parser.epilog = example
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
     flags, bindings = configuration.parse_flags(_parser(), argv)
-    try:
-        _run(flags, bindings)
-    except UserError as error:
-        # gin appends lines of its own to what its configurables raise.
-        print(one_line(error), file=sys.stderr)
-        return 2
-    return 0
+    return exit_status(lambda: _run(flags, bindings))
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> None:

@@ -155,10 +155,7 @@ class Blocks:
         shards = _Shards(example_index(language, 0, 0), [], [], [0])
         for number, statistics in enumerate(self.manifest["shards"][split][language]):
             path = self.folder / split / f"{shard_name(language, number)}.tokens"
-            sizes = {path: statistics["tokens"] * self._dtype.itemsize}
-            if self.pairs:
-                sizes[_ends(path)] = 2 * statistics["blocks"] * np.dtype(np.int64).itemsize
-            for file, size in sizes.items():
+            for file, size in file_sizes(path, statistics, self._dtype, self.pairs).items():
                 if not file.exists():
                     raise _changed(file, "is missing")
                 if file.stat().st_size != size:
@@ -275,6 +272,16 @@ def shard_name(language: str, shard: int) -> str:
 def id_dtype(vocab_size: int) -> np.dtype:
     """uint16 if it holds every id, else uint32."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def file_sizes(
+    path: AnyPath, statistics: Mapping[str, Any], dtype: np.dtype, pairs: bool
+) -> dict[AnyPath, int]:
+    """The files of a shard and their bytes; `path` is that of its tokens."""
+    sizes = {path: statistics["tokens"] * dtype.itemsize}
+    if pairs:
+        sizes[_ends(path)] = 2 * statistics["blocks"] * np.dtype(np.int64).itemsize
+    return sizes
 
 
 def count_ids(path: AnyPath, vocab_size: int) -> np.ndarray:

@@ -32,8 +32,8 @@ from seqrecipes.data.blocks import (
     MANIFEST,
     SPLITS,
     Blocks,
-    checksum,
     count_ids,
+    file_sizes,
     id_dtype,
     shard_name,
 )
@@ -147,7 +147,7 @@ class Preparation:
         dtype = id_dtype(specials.vocab_size)
         names = ("blocks", "tokens", "max_specials", *COUNTS)
         statistics: dict[str, Any] = dict.fromkeys(names, 0) | {"problems": []}
-        ends = array.array("q")
+        ends, sha256 = array.array("q"), hashlib.sha256()  # the latter as `blocks.checksum`
         with _replacing(path) as temporary, temporary.open("wb") as file:
             for record in records:
                 tokens = np.asarray(record["tokens"])
@@ -155,7 +155,9 @@ class Preparation:
                     statistics |= {name: int(record[name]) for name in COUNTS}
                     statistics["problems"] = bytes(record["problems"]).decode().splitlines()
                     continue
-                file.write(tokens.astype(dtype).tobytes())
+                data = tokens.astype(dtype).tobytes()
+                file.write(data)
+                sha256.update(data)
                 start = statistics["tokens"]
                 ends.extend((start + int(record["first"]), start + tokens.size))
                 statistics["blocks"] += 1
@@ -165,6 +167,7 @@ class Preparation:
         if self._pairs:
             with _replacing(path.with_suffix(".ends")) as temporary:
                 temporary.write_bytes(ends.tobytes())
+            sha256.update(ends.tobytes())
         unigram = count_ids(path, specials.vocab_size)
         with (
             _replacing(path.with_suffix(".unigram.npy")) as temporary,
@@ -172,7 +175,7 @@ class Preparation:
         ):
             np.save(file, unigram)
         statistics["unknown_tokens"] = int(unigram[specials.unk])
-        statistics["sha256"] = checksum(path, self._pairs)
+        statistics["sha256"] = sha256.hexdigest()
         with _replacing(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps(statistics), "utf-8")
         return statistics
@@ -226,10 +229,8 @@ class Preparation:
         path = self.shards[shard]
         with contextlib.suppress(OSError):
             statistics = json.loads(path.with_suffix(".json").read_text("utf-8"))
-            itemsize = id_dtype(self.task.vocabulary.size).itemsize
-            sizes = {path: statistics["tokens"] * itemsize}
-            if self._pairs:
-                sizes[path.with_suffix(".ends")] = 16 * statistics["blocks"]
+            dtype = id_dtype(self.task.vocabulary.size)
+            sizes = file_sizes(path, statistics, dtype, self._pairs)
             if all(file.stat().length == size for file, size in sizes.items()):
                 return statistics
         return None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import sentencepiece
 import tensorflow as tf
 
 from seqrecipes.data.objectives.base import Objective, Reads, example_index, generator
@@ -37,15 +38,13 @@ class Tokenize:
         tokenizer = self.vocabulary.tokenizer
 
         # SentencePiece's own encoder is several times faster than its TensorFlow operation.
-        def encode(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            ids = tokenizer.encode([text.decode() for text in texts.reshape(-1)])
-            lengths = np.array([len(document) for document in ids], np.int32)
-            flat = itertools.chain.from_iterable(ids)
-            return np.fromiter(flat, np.int32, int(lengths.sum())), lengths.reshape(len(texts), -1)
+        def encode_batch(texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            ids, lengths = encode(tokenizer, [text.decode() for text in texts.reshape(-1)])
+            return ids, lengths.reshape(len(texts), -1)
 
         def tokenize(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
             texts = batch.pop("text")
-            tokens, lengths = tf.numpy_function(encode, [texts], [tf.int32, tf.int32])
+            tokens, lengths = tf.numpy_function(encode_batch, [texts], [tf.int32, tf.int32])
             characters = tf.strings.length(texts, unit="UTF8_CHAR")
             if len(texts.shape) == 2:
                 characters = tf.reduce_sum(characters, axis=1)
@@ -56,6 +55,16 @@ class Tokenize:
             }
 
         return dataset.map(tokenize)
+
+
+def encode(
+    tokenizer: sentencepiece.SentencePieceProcessor, texts: list[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """int32 ids of all texts one after the other, and int32[texts], how many each has."""
+    ids = tokenizer.encode(texts)
+    lengths = np.array([len(text) for text in ids], np.int32)
+    flat = itertools.chain.from_iterable(ids)
+    return np.fromiter(flat, np.int32, int(lengths.sum())), lengths
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 from seqrecipes.data.blocks import Blocks
 from seqrecipes.data.corpora.corpus import BadRecord, Corpus, Document, Split
 from seqrecipes.data.objectives.base import Specials, example_index
-from seqrecipes.data.preprocessors import MAX_PROBLEMS, Pack, Summary
+from seqrecipes.data.preprocessors import MAX_PROBLEMS, Pack, Summary, encode
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
 from seqrecipes.inspection.trace import Place
@@ -140,13 +140,12 @@ class RawExcerpt:
         while batch := list(itertools.islice(documents, _BATCH)):
             bad = [f"{d.where}: {d.problem}" if isinstance(d, BadRecord) else "" for d in batch]
             strings = [s for document in batch for s in _strings(document, sides)]
-            ids = self._vocabulary.tokenizer.encode(strings)
-            tokens = np.fromiter(itertools.chain.from_iterable(ids), np.int32)
+            tokens, lengths = encode(self._vocabulary.tokenizer, strings)
             text.tokens += tokens.size
             text.unknown_tokens += int(np.count_nonzero(tokens == self.specials.unk))
             yield {
                 "tokens": tokens,
-                "lengths": np.array([len(i) for i in ids], np.int32).reshape(-1, sides),
+                "lengths": lengths.reshape(-1, sides),
                 "characters": np.array([len(s) for s in strings]),
                 "problem": [problem.encode() for problem in bad],
             }

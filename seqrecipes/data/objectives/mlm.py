@@ -73,8 +73,38 @@ class _Masking:
         return 0
 
 
+class _EncoderMasking(_Masking):
+    """What `Mlm` and `Tlm` share: all segments are one input, each with </s> after it."""
+
+    _segments: ClassVar[int] = 1
+
+    def _example(
+        self, segments: tuple[np.ndarray, ...], uniform: np.random.Generator, specials: Specials
+    ) -> Example:
+        tokens = wrap((specials.bos,), *segments, eos=specials.eos)
+        tokens, positions, targets = self._mask(tokens, uniform, specials)
+        return {
+            "encoder_input_tokens": tokens,
+            "masked_positions": positions,
+            "masked_targets": targets,
+        }
+
+    def payload(self, length: int) -> int:
+        """See `Objective.payload`."""
+        return (length - 1) // self._segments - 1
+
+    def lengths(self, payload: int, max_specials: int) -> dict[str, int]:
+        """See `Objective.lengths`."""
+        selected = self._most_selected(self._segments * payload)
+        return {
+            "encoder_input_tokens": 1 + self._segments * (payload + 1),
+            "masked_positions": selected,
+            "masked_targets": selected,
+        }
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mlm(_Masking):
+class Mlm(_EncoderMasking):
     """Masked language modelling (Soltan et al. 2023, section 2.1.1, after BERT).
 
     floor(rate n + U) of the n ordinary tokens are selected uniformly without replacement; of
@@ -100,25 +130,11 @@ class Mlm(_Masking):
         self, payload_ids: np.ndarray, uniform: np.random.Generator, specials: Specials
     ) -> Example:
         """See the class; `masked_positions` ascend and index `encoder_input_tokens`."""
-        tokens = wrap((specials.bos,), payload_ids, eos=specials.eos)
-        return _encoder_features(*self._mask(tokens, uniform, specials))
-
-    def payload(self, length: int) -> int:
-        """See `Objective.payload`."""
-        return length - 2
-
-    def lengths(self, payload: int, max_specials: int) -> dict[str, int]:
-        """See `Objective.lengths`."""
-        selected = self._most_selected(payload)
-        return {
-            "encoder_input_tokens": payload + 2,
-            "masked_positions": selected,
-            "masked_targets": selected,
-        }
+        return self._example((payload_ids,), uniform, specials)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tlm(_Masking):
+class Tlm(_EncoderMasking):
     """Translation language modelling (Conneau and Lample 2019): `Mlm` over a pair side by side.
 
     Tokens of both sides are selected as if they were one text. Positions run on from the first
@@ -139,6 +155,7 @@ class Tlm(_Masking):
     """
 
     reads: ClassVar[Reads] = "translations"
+    _segments: ClassVar[int] = 2
 
     def __call__(
         self,
@@ -148,21 +165,7 @@ class Tlm(_Masking):
         specials: Specials,
     ) -> Example:
         """See the class; `masked_positions` ascend and index `encoder_input_tokens`."""
-        tokens = wrap((specials.bos,), first, second, eos=specials.eos)
-        return _encoder_features(*self._mask(tokens, uniform, specials))
-
-    def payload(self, length: int) -> int:
-        """See `Objective.payload`; of one side."""
-        return (length - 3) // 2
-
-    def lengths(self, payload: int, max_specials: int) -> dict[str, int]:
-        """See `Objective.lengths`."""
-        selected = self._most_selected(2 * payload)
-        return {
-            "encoder_input_tokens": 2 * payload + 3,
-            "masked_positions": selected,
-            "masked_targets": selected,
-        }
+        return self._example((first, second), uniform, specials)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,11 +233,3 @@ class PairMlm(_Masking):
                 ("masked_targets", selected),
             )
         }
-
-
-def _encoder_features(tokens: np.ndarray, positions: np.ndarray, targets: np.ndarray) -> Example:
-    return {
-        "encoder_input_tokens": tokens,
-        "masked_positions": positions,
-        "masked_targets": targets,
-    }
