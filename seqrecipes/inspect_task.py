@@ -116,7 +116,7 @@ def _check(flags: argparse.Namespace) -> None:
 def _collect(flags: argparse.Namespace, bindings: list[str]) -> Findings:
     corpus, _, objective = flags.task.partition(".")
     corpus_flags.configure(flags, corpus, bindings, flags.vocabulary)
-    from seqrecipes.data.blocks import find_prepared
+    from seqrecipes.data.blocks import find_prepared, wanted_records
     from seqrecipes.data.objectives.base import check_sentinels
     from seqrecipes.data.tasks import get_task
     from seqrecipes.data.vocabulary import TRAIN_COMMAND
@@ -134,14 +134,8 @@ def _collect(flags: argparse.Namespace, bindings: list[str]) -> Findings:
     check_sentinels(task.objective, payload, vocabulary.specials)
     excerpt: Excerpt
     if flags.prepared:
-        blocks = find_prepared(
-            flags.prepared,
-            corpus=corpus,
-            reads=task.objective.reads,
-            payload=payload,
-            vocabulary=vocabulary.checksum,
-            field="--prepared",
-        )
+        wanted = wanted_records(task, payload)
+        blocks = find_prepared(flags.prepared, wanted, field="--prepared")
         excerpt = PreparedExcerpt(blocks, flags.split)
     else:
         excerpt = RawExcerpt(task, flags.split, payload)

@@ -109,19 +109,13 @@ class Run:
         Raises:
           UserError: the text cannot be used, or what was prepared does not suit the stage.
         """
-        from seqrecipes.data.blocks import find_prepared
+        from seqrecipes.data.blocks import find_prepared, wanted_records
         from seqrecipes.data.preparation import prepare_blocks
 
         task, payload = self.task(stage), self.payload(stage)
         if not self.recipe.prepared:
             return prepare_blocks(task, payload, self.model_dir / "data")
-        return find_prepared(
-            self.recipe.prepared,
-            corpus=self.recipe.corpus,
-            reads=task.objective.reads,
-            payload=payload,
-            vocabulary=task.vocabulary.checksum,
-        )
+        return find_prepared(self.recipe.prepared, wanted_records(task, payload))
 
     def resolve(self, blocks: Sequence[Blocks] = ()) -> list[ResolvedStage]:
         """Checks the recipe.

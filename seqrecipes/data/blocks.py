@@ -24,13 +24,16 @@ import threading
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from etils import epath
 
 from seqrecipes.data.objectives.base import Specials, example_index
 from seqrecipes.errors import UserError
+
+if TYPE_CHECKING:
+    from seqrecipes.data.tasks import PretrainingTask
 
 SPLITS = ("train", "validation")
 MANIFEST = "manifest.json"
@@ -218,34 +221,31 @@ def _close_all(descriptors: Mapping[Path, int]) -> None:
         os.close(descriptor)
 
 
+def wanted_records(task: PretrainingTask, payload: int) -> dict[str, Any]:
+    """What decides the records of a task, beside the text itself; all of it is in the manifest."""
+    reads = task.objective.reads
+    return {
+        "corpus": task.name.partition(".")[0],
+        "vocabulary_checksum": task.vocabulary.checksum,
+        "reads": reads,
+        "payload": payload,
+        "join_pairs": task.join_pairs and reads != "blocks",
+    }
+
+
 def find_prepared(
-    folder: str | os.PathLike[str],
-    *,
-    corpus: str,
-    reads: str,
-    payload: int,
-    vocabulary: str,
-    field: str = "Recipe.prepared",
+    folder: str | os.PathLike[str], wanted: Mapping[str, Any], *, field: str = "Recipe.prepared"
 ) -> Blocks:
-    """The records in a folder of prepared text that suit a stage.
+    """The records in a folder of prepared text that suit a task.
 
     Args:
       folder: was the `--output` of `python -m seqrecipes.prepare`.
-      corpus: its name.
-      reads: what the objective reads.
-      payload: the most tokens of a segment.
-      vocabulary: checksum of the vocabulary.
+      wanted: see `wanted_records`.
       field: the setting that names the folder, for errors.
 
     Raises:
       UserError: none suit, or several; says how those that are there differ.
     """
-    wanted = {
-        "corpus": corpus,
-        "reads": reads,
-        "payload": payload,
-        "vocabulary_checksum": vocabulary,
-    }
     suitable, others = [], []
     for manifest in sorted(Path(folder).glob(f"*/{MANIFEST}")):
         theirs = json.loads(manifest.read_text("utf-8"))

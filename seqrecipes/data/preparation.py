@@ -36,6 +36,7 @@ from seqrecipes.data.blocks import (
     file_sizes,
     id_dtype,
     shard_name,
+    wanted_records,
 )
 from seqrecipes.data.preprocessors import COUNTS
 from seqrecipes.data.tasks import PretrainingTask
@@ -98,12 +99,8 @@ class Preparation:
         task = task.sized(task.name, payload)
         identity = {
             "format": _FORMAT,
-            "corpus": task.name.partition(".")[0],
             "corpus_fingerprint": task.source.corpus.fingerprint(),
-            "vocabulary_checksum": task.vocabulary.checksum,
-            "reads": task.objective.reads,
-            "payload": payload,
-            "join_pairs": task.join_pairs and task.objective.reads != "blocks",
+            **wanted_records(task, payload),
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         task = task.sized(f"{task.name}.{digest}", payload)

@@ -12,7 +12,7 @@ import gin
 import numpy as np
 import pytest
 
-from seqrecipes.data.blocks import Blocks, find_prepared
+from seqrecipes.data.blocks import Blocks, find_prepared, wanted_records
 from seqrecipes.data.corpora.sample import SampleCorpus, SampleParallel
 from seqrecipes.data.corpora.text_files import TextFiles
 from seqrecipes.data.objectives.base import example_index
@@ -288,18 +288,21 @@ def test_bad_records_are_counted_named_and_said(configured, tmp_path, caplog):
 def test_prepared_text_is_found_by_what_it_suits(prepared, vocabulary, cache_dir):
     blocks = prepared("mlm")
     prepared("tlm")
-    wanted = {"corpus": "sample", "reads": "blocks", "payload": PAYLOAD}
-    checksum = vocabulary.checksum
-    found = find_prepared(cache_dir, vocabulary=checksum, **wanted)
+    wanted = {"corpus": "sample", "reads": "blocks", "payload": PAYLOAD, "join_pairs": False}
+    wanted["vocabulary_checksum"] = vocabulary.checksum
+    assert wanted == wanted_records(get_task("sample", "mlm"), PAYLOAD)
+    found = find_prepared(cache_dir, wanted)
     assert found.folder == blocks.folder
     with pytest.raises(UserError, match="has corpus sample_parallel, reads translations"):
-        find_prepared(cache_dir, vocabulary=checksum, **(wanted | {"payload": 7}))
+        find_prepared(cache_dir, wanted | {"payload": 7})
+    with pytest.raises(UserError, match="has join_pairs False"):
+        find_prepared(cache_dir, wanted | {"join_pairs": True})
     with pytest.raises(UserError, match="nothing complete is there"):
-        find_prepared(cache_dir / "none", vocabulary=checksum, **wanted)
+        find_prepared(cache_dir / "none", wanted)
     shutil.copytree(blocks.folder, cache_dir / "blocks-twin")
     try:
         with pytest.raises(UserError, match="blocks-twin all have corpus sample"):
-            find_prepared(cache_dir, vocabulary=checksum, **wanted)
+            find_prepared(cache_dir, wanted)
     finally:
         shutil.rmtree(cache_dir / "blocks-twin")
 
