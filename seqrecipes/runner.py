@@ -51,6 +51,8 @@ class Run:
         self.vocabulary_path = pathlib.Path(
             recipe.vocabulary or self.model_dir / "vocabulary" / "spm.model"
         )
+        # Stages that read the same share it; looking at many shards takes a while.
+        self._blocks: dict[tuple[str, int], Blocks] = {}
         from seqrecipes.data.tasks import import_tasks
 
         import_tasks(recipe.tasks, "Recipe.tasks")
@@ -113,9 +115,14 @@ class Run:
         from seqrecipes.data.preparation import prepare_blocks
 
         task, payload = self.task(stage), self.payload(stage)
-        if not self.recipe.prepared:
-            return prepare_blocks(task, payload, self.model_dir / "data")
-        return find_prepared(self.recipe.prepared, wanted_records(task, payload))
+        key = (task.objective.reads, payload)
+        if key not in self._blocks:
+            self._blocks[key] = (
+                find_prepared(self.recipe.prepared, wanted_records(task, payload))
+                if self.recipe.prepared
+                else prepare_blocks(task, payload, self.model_dir / "data")
+            )
+        return self._blocks[key]
 
     def resolve(self, blocks: Sequence[Blocks] = ()) -> list[ResolvedStage]:
         """Checks the recipe.
