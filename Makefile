@@ -9,18 +9,23 @@ UV ?= $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
 LOCK_ARGS ?=
 
+# What tests/hf needs beside the lock. PyPI's torch brings CUDA; a `+cpu` version is far smaller where
+# an index with such wheels is at hand: make test-hf HF_PACKAGES='torch==2.13.0+cpu transformers==5.23.0'
+HF_PACKAGES ?= torch==2.13.0 transformers==5.23.0
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+HF_STAMP := $(VENV)/.installed-hf
 SOURCES := $(wildcard setup.py seqrecipes configs tasks tests benchmarks)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test test-hf lint lock clean
 # A half-written target must not pass for a finished one.
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## install the locked versions and this package, editable, into .venv
 
@@ -58,6 +63,13 @@ demo: $(STAMP) ## run the two-stage recipe, mini size, on the bundled sample, in
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS adds arguments)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-hf: $(HF_STAMP) ## run the tests that compare with transformers (installs torch first)
+	SEQRECIPES_REQUIRE_HF=1 $(BIN)/python -m pytest tests/hf $(PYTEST_ARGS)
+
+$(HF_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock $(HF_PACKAGES)
+	@touch $@
 
 lint: $(STAMP) ## check style, formatting and types
 	$(BIN)/python -m ruff check $(SOURCES)

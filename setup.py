@@ -33,12 +33,14 @@ INSTALL_REQUIRES = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "protobuf>=6.31.1",
+    "safetensors>=0.8",
     # apache-beam needs protobuf below 7, whereas sentencepiece 0.2.3 refuses one below 7.36.1 on
     # import and does not say so in its metadata.
     "sentencepiece>=0.2.1,<0.2.3",
     "seqio>=0.0.20",
     "tensorflow>=2.21.0",
     "tensorflow-datasets>=4.9.10",
+    "tokenizers>=0.22",
     "tqdm>=4.66",
 ]
 
@@ -48,7 +50,7 @@ BEAM = ["apache-beam>=2.77", "array-record>=0.7.2"]
 EXTRAS_REQUIRE = {
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
-    "hf": ["safetensors>=0.5", "tokenizers>=0.21", "torch>=2.6", "transformers>=4.50"],
+    "hf": ["torch>=2.6", "transformers>=4.57"],
     "beam": BEAM,
     # t5x is in no package index. Its own metadata names airio and jestimator by these very
     # addresses, and pip refuses a second, different address for one name, so only t5x is pinned.

@@ -35,7 +35,7 @@ def base(size: str, encoder_layers: dict[str, int], decoder_layers: dict[str, in
         | {
             "encoder_layers": encoder_layers[size],
             "decoder_layers": decoder_layers[size],
-            "token_types": 1,
+            "attention_fusion": "none",
             "norm": "pre",
             # As RoBERTa, XLM-R, BART and mBART have it; both export formats need it.
             "embedding_norm": True,

@@ -93,6 +93,7 @@ class Recipe:
       log_every: steps between reports.
       validate_every: steps between validations.
       validation_examples: largest number of validation examples; 0 takes all.
+      export_hf: write every finished stage in Hugging Face's format too, into `hf/` of its folder.
     """
 
     stages: Sequence[Stage]
@@ -111,6 +112,7 @@ class Recipe:
     log_every: int = 50
     validate_every: int = 5_000
     validation_examples: int = 4_096
+    export_hf: bool = False
 
     def __post_init__(self) -> None:
         if not self.stages:

@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,7 +24,6 @@ from seqrecipes.recipe import Recipe, Stage, training_units
 from seqrecipes.training import checkpoints
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
-from seqrecipes.training.step import init_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Source:
     @functools.cached_property
     def shapes(self) -> dict[str, Any]:
         """Nested dictionary of the source's shapes."""
-        return parameter_shapes(self.config)
+        return models.parameter_shapes(self.config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,21 +89,6 @@ class ResolvedStage:
             4 * (3 * trainable + frozen)
             for trainable, frozen in map(self.counts, self.training.spans)
         )
-
-
-def any_features(config: ModelConfig) -> dict[str, int]:
-    """Features of some length: enough to initialise a model."""
-    names = ("encoder_input_tokens", "masked_positions", "masked_targets")
-    if config.decoder_layers:
-        names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
-    return dict.fromkeys(names, 8)
-
-
-def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
-    """Nested dictionary of a model's parameter shapes."""
-    return jax.eval_shape(
-        functools.partial(init_params, models.build(config), 0, any_features(config))
-    )
 
 
 def resolve(
@@ -205,7 +188,9 @@ def _source(
             )
         folder = checkpoints.find(name, field="WarmStart.source")
         metadata = checkpoints.read_metadata(folder)
-        source = Source(conversion, None, folder, ModelConfig(**metadata["model"]))
+        source = Source(
+            conversion, None, folder, ModelConfig.from_dict(metadata["model"], field=str(folder))
+        )
         theirs = metadata["vocabulary"]
     warm_start.check(
         conversion,
@@ -214,7 +199,7 @@ def _source(
         source_vocabulary=str(theirs),
         target_vocabulary=str(vocabulary),
     )
-    warm_start.plan(conversion, source.shapes, parameter_shapes(config))
+    warm_start.plan(conversion, source.shapes, models.parameter_shapes(config))
     return source
 
 

@@ -10,6 +10,7 @@ import functools
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,27 +71,30 @@ class Run:
         return self.task(stage).objective.payload(self.recipe.sequence_length)
 
     def ensure_vocabulary(self) -> None:
-        """Trains the vocabulary on the corpus if the recipe names none and there is none yet."""
-        if self.recipe.vocabulary:
-            return
-        if jax.process_index() == 0 and not self.vocabulary_path.exists():
-            from seqrecipes.data import vocabulary
-
-            size = self.recipe.vocabulary_size
-            needed = max(
-                self.task(stage).objective.sentinels(self.payload(stage))
-                for stage in self.recipe.stages
-            )
-            sentinels = needed and max(needed, _LEAST_SENTINELS)
-            log.info(
-                "training a vocabulary of %s ids, %s of them sentinels", f"{size:,}", sentinels
-            )
-            corpus = self.task(self.recipe.stages[0]).source.corpus
-            texts = vocabulary.sample_texts(corpus, self.recipe.smoothing)
-            vocabulary.train_vocabulary(
-                texts, size, self.vocabulary_path.parent, sentinels=sentinels
-            )
+        """Puts the vocabulary into the folder, trained on the corpus if the recipe names none."""
+        file = self.model_dir / "vocabulary" / "spm.model"
+        if jax.process_index() == 0 and not file.exists():
+            if self.recipe.vocabulary:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                temporary = shutil.copyfile(self.vocabulary_path, file.with_suffix(".tmp"))
+                temporary.replace(file)
+            else:
+                self._train_vocabulary(file.parent)
         _barrier("vocabulary")
+
+    def _train_vocabulary(self, folder: pathlib.Path) -> None:
+        from seqrecipes.data import vocabulary
+
+        size = self.recipe.vocabulary_size
+        needed = max(
+            self.task(stage).objective.sentinels(self.payload(stage))
+            for stage in self.recipe.stages
+        )
+        sentinels = needed and max(needed, _LEAST_SENTINELS)
+        log.info("training a vocabulary of %s ids, %s of them sentinels", f"{size:,}", sentinels)
+        corpus = self.task(self.recipe.stages[0]).source.corpus
+        texts = vocabulary.sample_texts(corpus, self.recipe.smoothing)
+        vocabulary.train_vocabulary(texts, size, folder, sentinels=sentinels)
 
     def check_corpus(self) -> None:
         """Reads the first training document of every language, or finds what was prepared."""
@@ -208,8 +212,10 @@ class Run:
                 continue
             if stage.finished:
                 log.info("%s: finished already, skipped", stage.stage.name)
-                continue
-            self._train(stage, blocks[index])
+            else:
+                self._train(stage, blocks[index])
+            if self.recipe.export_hf:
+                self._export(stage)
         return resolved
 
     def _identity(self, resolved: list[ResolvedStage]) -> dict[str, Any]:
@@ -302,6 +308,20 @@ class Run:
             writers=writers,
         )
 
+    def _export(self, stage: ResolvedStage) -> None:
+        """Writes a finished stage in Hugging Face's format, where that was not done before."""
+        output = stage.folder / "hf"
+        if jax.process_index() == 0 and not output.exists():
+            from seqrecipes import hugging_face
+
+            checkpoint = checkpoints.find(stage.folder, field="MODEL_DIR")
+            log.info(
+                hugging_face.export_checkpoint(
+                    checkpoint, output, vocabulary=str(self.vocabulary_path)
+                )
+            )
+        _barrier(f"{stage.stage.name} exported")
+
     def _initial_params(self, stage: ResolvedStage) -> dict[str, Any]:
         if stage.source is None:
             return stage.training.random_params(self.mesh)
@@ -311,7 +331,7 @@ class Run:
             checkpoints.find(source.folder, field="WarmStart.source"),
             source.shapes,
             initialise=training.initial_values,
-            layout=functools.partial(training.partitioning.parameter_shardings, mesh=self.mesh),
+            placement=functools.partial(training.partitioning.parameter_shardings, mesh=self.mesh),
         )
         log.info("%s: warm start from %s\n%s", stage.stage.name, source.folder, account)
         if jax.process_index() == 0:

@@ -63,8 +63,8 @@ def small_recipe(**changes) -> Recipe:
 
 def identity(recipe: Recipe, tmp_path) -> dict:
     def features(stage: Stage) -> dict[str, int]:
-        config = model_config.load(stage.model, size="mini", vocab_size=64)
-        return resolve.any_features(config)
+        kind = "masked_targets" if stage.objective == "mlm" else "decoder_target_tokens"
+        return {kind: 8}
 
     resolved = resolve.resolve(
         recipe,

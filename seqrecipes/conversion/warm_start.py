@@ -1,103 +1,109 @@
 """Warm starts: one model's parameters from another's, every leaf accounted for.
 
-A conversion is an ordered list of rules over the target's paths. Each says where a leaf comes from:
-the source's leaf of the same path, a copy of another source leaf, or the target's own random
-initialisation. What no rule asks for is dropped.
+The conversions stand in `conversions.py`. Here they are checked against two models, planned on
+shapes, and applied to parameters.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from seqrecipes import tree
+from seqrecipes.conversion import surgery
+from seqrecipes.conversion.conversions import (
+    CONVERSIONS,
+    ENCODER,
+    FREE,
+    NEW,
+    ROWS,
+    SAME,
+    SEQ2SEQ,
+)
+from seqrecipes.conversion.surgery import Pieces, Rows
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
+from seqrecipes.training.partitioning import Placement
 
-SAME = "same path"
-NEW = "new"
+Shapes = Mapping[str, tuple[int, ...]]
 
-Rules = tuple[tuple[str, str], ...]
 
-_ENCODER: Rules = ((r"encoder", SAME), (r"token_embedding", SAME))
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """A leaf of the source, or some rows of it (None: all of it as it is)."""
 
-CONVERSIONS: dict[str, Rules] = {
-    # Soltan et al. 2023, section 2.1.5: a seq2seq model from an MLM encoder. An untied head starts
-    # as a copy of the token table.
-    "encoder_to_seq2seq": (
-        *_ENCODER,
-        (r"lm_head/embedding", "token_embedding/embedding"),
-        (r"decoder", NEW),
-    ),
-    # Section 2.1.4: an encoder out of a seq2seq model, with a fresh MLM head whose projection, if
-    # untied, starts as a copy of the token table.
-    "seq2seq_to_encoder": (
-        *_ENCODER,
-        (r"mlm_head/projection/embedding", "token_embedding/embedding"),
-        (r"mlm_head", NEW),
-    ),
-    # The same model goes on under another objective or schedule.
-    "identity": ((r".*", SAME),),
-}
-
-_KINDS = {  # (source has a decoder, target has a decoder)
-    "encoder_to_seq2seq": (False, True),
-    "seq2seq_to_encoder": (True, False),
-}
-
-# What decides whether a leaf means the same in both models.
-_ALIKE = (
-    "vocab_size",
-    "hidden_size",
-    "mlp_size",
-    "num_heads",
-    "encoder_layers",
-    "max_positions",
-    "token_types",
-    "norm",
-    "embedding_norm",
-    "norm_epsilon",
-    "pad_id",
-)
+    path: str
+    rows: Rows | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Account:
     """Where every leaf of the target came from, and what of the source was left.
 
+    Printed, it has one line for each group of leaves and each thing that became of them. The
+    numbers of parameters add up: moved and dropped ones to the source, moved, copied and new ones
+    to the target.
+
     Attributes:
       conversion: its name.
-      origins: {target path: source path, or NEW}.
-      dropped: source paths that the target has no use for.
-      sizes: {path: number of parameters} of target and dropped leaves.
+      origins: {target path: its origin, or None for the target's own initialisation}.
+      source: {path: shape} of all leaves of the source.
+      target: {path: shape} of all leaves of the target.
     """
 
     conversion: str
-    origins: dict[str, str]
-    dropped: tuple[str, ...]
-    sizes: dict[str, int]
+    origins: dict[str, Origin | None]
+    source: Shapes
+    target: Shapes
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """Paths of the source of which the target has no use at all."""
+        used = {origin.path for origin in self.origins.values() if origin}
+        return tuple(sorted(self.source.keys() - used))
 
     def __str__(self) -> str:
         groups: Counter[tuple[str, str]] = Counter()
-        for path, origin in self.origins.items():
-            verb = "new" if origin == NEW else "moved" if origin == path else f"copy of {origin}"
-            groups[_group(path), verb] += self.sizes[path]
-        for path in self.dropped:
-            groups[_group(path), "dropped"] += self.sizes[path]
+        for path, count, fate in self._fates():
+            groups[_group(path), fate] += count
         width = max(len(group) for group, _ in groups)
-        rows = [
-            f"  {group:<{width}}  {count:>13,}  {verb}"
-            for (group, verb), count in sorted(groups.items())
+        lines = [
+            f"  {group:<{width}}  {count:>13,}  {fate}"
+            for (group, fate), count in sorted(groups.items())
+            if count
         ]
-        return "\n".join([f"{self.conversion}: parameters", *rows])
+        return "\n".join([f"{self.conversion}: parameters", *lines])
+
+    def _fates(self) -> Iterator[tuple[str, int, str]]:
+        for path in self.dropped:
+            yield path, math.prod(self.source[path]), "dropped"
+        for path, origin in self.origins.items():
+            size = math.prod(self.target[path])
+            if origin is None:
+                yield path, size, "new"
+            elif origin.path != path:
+                yield path, size, f"copy of {origin.path}"
+            elif origin.rows is None:
+                yield path, size, "moved"
+            else:
+                rows, row_size = origin.rows, math.prod(self.target[path][1:])
+                kept, dropped = rows.kept, rows.dropped
+                yield path, row_size * len(kept), f"moved ({rows.words(kept, 'kept')})"
+                yield path, row_size * rows.new, f"new ({rows.unit}: {rows.new:,} new, the mean)"
+                yield (
+                    path,
+                    row_size * len(dropped),
+                    f"dropped ({rows.words(dropped, 'dropped')})",
+                )
 
 
 def _group(path: str) -> str:
@@ -112,6 +118,7 @@ def check(
     *,
     source_vocabulary: str,
     target_vocabulary: str,
+    pieces: Pieces | None = None,
 ) -> None:
     """Refuses a conversion whose result would not mean what the source means.
 
@@ -121,30 +128,47 @@ def check(
       target: configuration of the target model.
       source_vocabulary: checksum of the source's vocabulary.
       target_vocabulary: checksum of the target's vocabulary.
+      pieces: of the source's vocabulary and of the target's, by id; for `new_vocabulary`.
 
     Raises:
-      UserError: unknown conversion, wrong kind of model, another vocabulary, shape or norm.
+      UserError: unknown conversion, wrong kind of model, another vocabulary, a field that the
+        conversion keeps, or layers or pieces that it cannot choose from.
     """
     if name not in CONVERSIONS:
         raise UserError("WarmStart.conversion", name, f"choose one of {', '.join(CONVERSIONS)}")
-    kinds = bool(source.decoder_layers), bool(target.decoder_layers)
-    if kinds != _KINDS.get(name, kinds):
-        words = ["a seq2seq model" if decoder else "an encoder" for decoder in kinds]
+    conversion, kinds = CONVERSIONS[name], (_kind(source), _kind(target))
+    if not conversion.joins(*kinds):
+        fitting = ", ".join(other for other, each in CONVERSIONS.items() if each.joins(*kinds))
         raise UserError(
-            "WarmStart.conversion", name, f"the source is {words[0]}, the target {words[1]}"
+            "WarmStart.conversion",
+            name,
+            f"the source is {kinds[0]}, the target {kinds[1]}; choose one of {fitting}",
         )
-    fields = _ALIKE if name in _KINDS else (*_ALIKE, "decoder_layers", "tie_head")
-    if source_vocabulary != target_vocabulary:
+    if "vocab_size" not in conversion.changes and source_vocabulary != target_vocabulary:
         raise UserError(
             "vocabulary",
             target_vocabulary[:12],
             f"the source was trained with the vocabulary {source_vocabulary[:12]} (SHA-256); "
-            "use that one",
+            "use that one, or convert the source by new_vocabulary first",
         )
-    for field in fields:
+    for field in (each.name for each in dataclasses.fields(ModelConfig)):
         theirs, ours = getattr(source, field), getattr(target, field)
-        if theirs != ours:
-            raise UserError(field, ours, f"the source has {theirs!r}; {name} keeps it as it is")
+        if theirs != ours and field not in (*FREE, *conversion.changes):
+            # What leaves the kind of model as it is can be applied to the source beforehand.
+            changing = [
+                other
+                for other, each in CONVERSIONS.items()
+                if field in each.changes and each.joins(kinds[0], kinds[0])
+            ]
+            remedy = f"{' or '.join(changing) or 'no conversion'} changes it"
+            raise UserError(field, ours, f"the source has {theirs!r} and {name} keeps it; {remedy}")
+    if conversion.rows is not None:
+        (field,) = conversion.changes
+        conversion.select(getattr(source, field), getattr(target, field), pieces)
+
+
+def _kind(config: ModelConfig) -> str:
+    return SEQ2SEQ if config.decoder_layers else ENCODER
 
 
 def convert(
@@ -158,40 +182,79 @@ def convert(
       initialise: makes the target's random parameters.
     """
     leaves, fresh = tree.flatten(source), tree.flatten(initialise())
-    return tree.unflatten(
-        {
-            # A copy, never an alias: both uses are trained apart.
-            path: fresh[path] if origin == NEW else jnp.copy(leaves[origin])
-            for path, origin in account.origins.items()
-        }
-    )
+
+    def leaf(path: str, origin: Origin | None) -> jax.Array:
+        if origin is None:
+            return fresh[path]
+        # A copy, never an alias: the source and other uses of it are trained apart.
+        taken = leaves[origin.path]
+        return jnp.copy(taken) if origin.rows is None else surgery.take(taken, origin.rows)
+
+    return tree.unflatten({path: leaf(path, origin) for path, origin in account.origins.items()})
 
 
-def plan(name: str, source: tree.Tree, target: tree.Tree) -> Account:
+def plan(
+    name: str, source: tree.Tree, target: tree.Tree, *, pieces: Pieces | None = None
+) -> Account:
     """The account of a conversion, from the nested dictionaries of shapes alone.
 
+    Args:
+      name: the conversion.
+      source: shapes of the source.
+      target: shapes of the target.
+      pieces: of the source's vocabulary and of the target's, by id; for `new_vocabulary`.
+
     Raises:
-      UserError: the source lacks a leaf, or has it in another shape.
+      UserError: the source lacks a leaf or has it in another shape, or the conversion cannot choose
+        rows of it.
     """
-    leaves, wanted = tree.flatten(source), tree.flatten(target)
-    rules = tree.first_match(CONVERSIONS[name], wanted, field=f"conversion {name}")
-    origins = {path: path if rule == SAME else rule for path, rule in rules.items()}
-    used = set()
-    for path, origin in origins.items():
-        if origin == NEW:
+    conversion = CONVERSIONS[name]
+    # One selection for all leaves with as many rows: those by piece take a while to find.
+    select = functools.cache(lambda have, want: conversion.select(have, want, pieces))
+    leaves = {path: tuple(leaf.shape) for path, leaf in tree.flatten(source).items()}
+    wanted = {path: tuple(leaf.shape) for path, leaf in tree.flatten(target).items()}
+    origins: dict[str, Origin | None] = {}
+    for path, rule in tree.first_match(
+        conversion.rules, wanted, field=f"conversion {name}"
+    ).items():
+        if rule == NEW:
+            origins[path] = None
             continue
+        origin = path if rule in (SAME, ROWS) else rule
         if origin not in leaves:
             raise UserError("WarmStart.source", origin, f"missing there; {name} needs it")
-        if leaves[origin].shape != wanted[path].shape:
+        shape, rows = leaves[origin], None
+        if rule == ROWS:
+            rows = select(shape[0], wanted[path][0])
+            shape = (len(rows.index), *shape[1:])
+        if shape != wanted[path]:
             raise UserError(
                 "WarmStart.source",
                 origin,
-                f"has the shape {leaves[origin].shape}; {path} needs {wanted[path].shape}",
+                f"has the shape {leaves[origin]}; {path} needs {wanted[path]}",
             )
-        used.add(origin)
-    dropped = tuple(sorted(leaves.keys() - used))
-    sizes = _sizes({path: leaves[path] for path in dropped}) | _sizes(wanted)
-    return Account(name, origins, dropped, sizes)
+        origins[path] = Origin(origin, rows)
+    return Account(name, origins, leaves, wanted)
+
+
+def apply(
+    account: Account,
+    source: tree.Tree,
+    *,
+    initialise: Callable[[], tree.Tree],
+    placement: Placement,
+) -> dict[str, Any]:
+    """Converts parameters that lie on a mesh; the result lies where `placement` says.
+
+    Args:
+      account: from `plan`.
+      source: nested dictionary of the source's parameters.
+      initialise: makes the target's random parameters.
+      placement: gives {path: sharding} for a nested dictionary of shapes.
+    """
+    function = functools.partial(convert, account=account, initialise=initialise)
+    shardings = tree.unflatten(placement(jax.eval_shape(initialise)))
+    return jax.jit(function, out_shardings=shardings)(source)
 
 
 def from_checkpoint(
@@ -200,7 +263,8 @@ def from_checkpoint(
     source: tree.Tree,
     *,
     initialise: Callable[[], tree.Tree],
-    layout: Callable[[tree.Tree], Mapping[str, jax.sharding.Sharding]],
+    placement: Placement,
+    pieces: Pieces | None = None,
 ) -> tuple[dict[str, Any], Account]:
     """Converts a checkpoint's parameters, from disk straight onto a mesh.
 
@@ -208,23 +272,14 @@ def from_checkpoint(
       name: one of `CONVERSIONS`.
       checkpoint: a checkpoint's folder.
       source: nested dictionary of the source's shapes.
-      initialise: makes the target's random parameters.
-      layout: gives {path: sharding} for a nested dictionary of shapes.
+      initialise: as in `apply`.
+      placement: as in `apply`.
+      pieces: as in `plan`.
 
     Returns:
       The target's nested dictionary, and the account of it.
     """
-    target = jax.eval_shape(initialise)
-    account = plan(name, source, target)
-    shardings = layout(source)
-    like = {
-        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
-        for path, leaf in tree.flatten(source).items()
-    }
-    params = checkpoints.restore_params(checkpoint, tree.unflatten(like))
-    function = functools.partial(convert, account=account, initialise=initialise)
-    return jax.jit(function, out_shardings=tree.unflatten(layout(target)))(params), account
-
-
-def _sizes(leaves: Mapping[str, Any]) -> dict[str, int]:
-    return {path: int(leaf.size) for path, leaf in leaves.items()}
+    # Before anything is read: what cannot be converted should not take long to say so.
+    account = plan(name, source, jax.eval_shape(initialise), pieces=pieces)
+    params = checkpoints.restore_params(checkpoint, source, placement)
+    return apply(account, params, initialise=initialise, placement=placement), account

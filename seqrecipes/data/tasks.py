@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from seqrecipes.data.corpora.corpus import SPLITS, BadRecord, Corpus, Split, batches
 from seqrecipes.data.objectives.base import Objective
+from seqrecipes.data.pieces import TRAIN_COMMAND
 from seqrecipes.data.preprocessors import (
     DEFAULT_LENGTH,
     READ_BATCH,
@@ -27,7 +28,7 @@ from seqrecipes.data.preprocessors import (
     Tokenize,
     feature_names,
 )
-from seqrecipes.data.vocabulary import TRAIN_COMMAND, Vocabulary
+from seqrecipes.data.vocabulary import Vocabulary
 from seqrecipes.errors import UserError
 
 

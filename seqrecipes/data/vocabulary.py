@@ -1,34 +1,29 @@
-"""The vocabulary: a SentencePiece model laid out for export, and how to train one.
+"""The vocabulary: a SentencePiece model in the layout of `seqrecipes.data.pieces`, for seqio, and
+how to train one.
 
-<s>, <pad>, </s> and <unk> are ids 0 to 3, as in XLM-R and its descendants; <mask>, [DOC] and then
-any number of sentinels, <sentinel_0> upwards, are the last ones. All but <unk> are control pieces:
-literal "<mask>" in a text is tokenised like any other characters and never becomes the special id.
+Special pieces are control pieces: literal "<mask>" in a text is tokenised like any other
+characters and never becomes the special id.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import sentencepiece
 import seqio
 from sentencepiece import sentencepiece_model_pb2
 
+from seqrecipes.data import pieces
 from seqrecipes.data.corpora.corpus import Corpus, texts
 from seqrecipes.data.objectives.base import Specials
 from seqrecipes.data.order import language_shares
+from seqrecipes.data.pieces import FIRST_PIECES, MODEL_NAME, last_pieces
 from seqrecipes.errors import UserError
 
-MODEL_NAME = "spm.model"
-TRAIN_COMMAND = "python -m seqrecipes.train_vocabulary --corpus=sample --size=2000 --output=DIR"
-_SPECIAL_PIECES = ["<s>", "<pad>", "</s>", "<unk>"]
 _MAX_SENTENCE_BYTES = 4000
 _NUM_THREADS = 2  # results depend on it, so it is not taken from the machine
 
@@ -56,16 +51,16 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     @property
     def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
         """The SentencePiece processor."""
-        return _load(self.sentencepiece_model_file).tokenizer
+        return pieces.load(self.sentencepiece_model_file).tokenizer
 
     @property
     def sp_model(self) -> bytes:
         """The serialised model."""
-        return _load(self.sentencepiece_model_file).data
+        return pieces.load(self.sentencepiece_model_file).data
 
     def load_model(self) -> None:
         """Reads and checks the file now."""
-        _load(self.sentencepiece_model_file)
+        pieces.load(self.sentencepiece_model_file)
 
     @property
     def pad_id(self) -> int:
@@ -85,7 +80,7 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     @property
     def sentinels(self) -> int:
         """Number of sentinels; their ids are the last ones."""
-        return _load(self.sentencepiece_model_file).sentinels
+        return pieces.load(self.sentencepiece_model_file).sentinels
 
     @property
     def size(self) -> int:
@@ -95,13 +90,12 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     @property
     def checksum(self) -> str:
         """sha256 of the model file, in hexadecimal."""
-        return hashlib.sha256(self.sp_model).hexdigest()
+        return pieces.checksum(self.sp_model)
 
     @property
     def specials(self) -> Specials:
         """The special ids, free of TensorFlow."""
-        mask, doc, sentinels = self.mask_id, self.doc_id, self.sentinels
-        return Specials(0, 1, 2, 3, mask, doc, vocab_size=self.size, sentinels=sentinels)
+        return pieces.specials(pieces.load(self.sentencepiece_model_file))
 
 
 def train_vocabulary(
@@ -132,8 +126,8 @@ def train_vocabulary(
     """
     if sentinels < 0:
         raise UserError("--sentinels", sentinels, "choose 0 or more.")
-    last_pieces = _last_pieces(sentinels)
-    taken = len(_SPECIAL_PIECES) + len(last_pieces)
+    added = len(last_pieces(sentinels))
+    taken = len(FIRST_PIECES) + added
     if size <= taken:
         raise UserError(
             "vocabulary size", size, f"too small: special ids and sentinels alone take {taken}."
@@ -149,7 +143,7 @@ def train_vocabulary(
                 sentence_iterator=(part for text in training_texts for part in split_text(text)),
                 model_prefix=str(prefix),
                 model_type="unigram",
-                vocab_size=size - len(last_pieces),
+                vocab_size=size - added,
                 normalization_rule_name="nmt_nfkc",
                 character_coverage=character_coverage,
                 byte_fallback=byte_fallback,
@@ -163,16 +157,16 @@ def train_vocabulary(
                 minloglevel=2,
             )
         except (RuntimeError, OSError) as error:
-            raise _training_error(error, size, len(last_pieces)) from error
+            raise _training_error(error, size, added) from error
         model = sentencepiece_model_pb2.ModelProto.FromString(
             prefix.with_suffix(".model").read_bytes()
         )
-        for piece in last_pieces:
-            control = sentencepiece_model_pb2.ModelProto.SentencePiece.CONTROL
-            model.pieces.add(piece=piece, score=0.0, type=control)
-        model.trainer_spec.vocab_size = size
         model.trainer_spec.model_prefix = ""  # a random temporary name
-        prefix.write_bytes(model.SerializeToString(deterministic=True))
+        for piece in model.pieces:
+            # SentencePiece adds scores up in float32, Hugging Face's tokenizers in float64. On a
+            # coarse grid both are exact, for up to some thousand tokens, and so are ties.
+            piece.score = round(piece.score * 256) / 256
+        prefix.write_bytes(pieces.complete(model, sentinels))
         os.replace(prefix, target)
     return target
 
@@ -190,17 +184,17 @@ def sample_texts(
       alpha: see `seqrecipes.data.order.language_shares`.
       max_sentences: about so many pieces of text at most.
     """
-    counts, pieces = [], []
+    counts, parts = [], []
     for language in corpus.languages:
         documents = [0, 0]
         for text in texts(corpus, language, "train"):
             documents[0] += len(text)
             documents[1] += len(text.encode()) // _MAX_SENTENCE_BYTES + bool(text)
         counts.append(documents[0])
-        pieces.append(documents[1])
+        parts.append(documents[1])
     shares = language_shares(counts, alpha)
     rates = [q * sum(counts) / max(n, 1) for q, n in zip(shares, counts, strict=True)]
-    expected = sum(rate * n for rate, n in zip(rates, pieces, strict=True))
+    expected = sum(rate * n for rate, n in zip(rates, parts, strict=True))
     scale = min(1.0, max_sentences / max(expected, 1))
     for language, rate in zip(corpus.languages, rates, strict=True):
         due = 0.0
@@ -225,54 +219,6 @@ def split_text(text: str, limit: int = _MAX_SENTENCE_BYTES) -> Iterator[str]:
         data = data[end:].lstrip(b" ")
     if data:
         yield data.decode()
-
-
-def _last_pieces(sentinels: int) -> list[str]:
-    return ["<mask>", "[DOC]", *(f"<sentinel_{k}>" for k in range(sentinels))]
-
-
-class _Model(NamedTuple):
-    tokenizer: sentencepiece.SentencePieceProcessor
-    data: bytes
-    sentinels: int
-
-
-@functools.lru_cache(maxsize=8)
-def _load_version(path: str, mtime_ns: int, size: int) -> _Model:
-    data = Path(path).read_bytes()
-    tokenizer = sentencepiece.SentencePieceProcessor()
-    try:
-        tokenizer.LoadFromSerializedProto(data)
-        pieces = tokenizer.GetPieceSize()
-        last = tokenizer.IdToPiece(pieces - 1) if pieces else ""
-    except RuntimeError as error:
-        raise _unusable(path, "this is not a SentencePiece model") from error
-    highest = re.fullmatch(r"<sentinel_(\d{1,9})>", last)
-    sentinels = int(highest.group(1)) + 1 if highest else 0
-    added = 2 + sentinels
-    ids = [*range(4), *range(pieces - added, pieces)] if pieces > 4 + added else []
-    if (
-        not ids
-        or [tokenizer.IdToPiece(i) for i in ids] != _SPECIAL_PIECES + _last_pieces(sentinels)
-        or not all(tokenizer.IsControl(i) for i in ids if i != 3)
-    ):
-        raise _unusable(
-            path,
-            "this SentencePiece model lacks the layout <s>, <pad>, </s>, <unk> first and <mask>, "
-            "[DOC], then sentinels if any, last",
-        )
-    return _Model(tokenizer, data, sentinels)
-
-
-def _load(path: str) -> _Model:
-    with contextlib.suppress(OSError):
-        stat = os.stat(path)
-        return _load_version(path, stat.st_mtime_ns, stat.st_size)
-    raise _unusable(path, "the file cannot be read")
-
-
-def _unusable(path: str, problem: str) -> UserError:
-    return UserError("vocabulary", path, f"{problem}; train one with `{TRAIN_COMMAND}`.")
 
 
 def _training_error(error: Exception, size: int, added: int) -> Exception:

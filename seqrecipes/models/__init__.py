@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder_only import EncoderOnly
 from seqrecipes.models.seq2seq import Seq2Seq
@@ -14,4 +19,27 @@ def build(config: ModelConfig) -> Model:
     return Seq2Seq(config) if config.decoder_layers else EncoderOnly(config)
 
 
-__all__ = ["EncoderOnly", "Model", "ModelConfig", "Seq2Seq", "build"]
+def init_params(config: ModelConfig, seed: int) -> dict[str, Any]:
+    """Random parameters as a nested dictionary; call it under jit or eval_shape."""
+    model = build(config)
+    names = ("encoder_input_tokens", "decoder_input_tokens", "masked_positions")
+    # Parameters do not depend on the length of the example.
+    return model.init(jax.random.key(seed), {name: jnp.zeros((1, 1), int) for name in names})[
+        "params"
+    ]
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
+    """Nested dictionary of the shapes of a model's parameters."""
+    return jax.eval_shape(lambda: init_params(config, 0))
+
+
+__all__ = [
+    "EncoderOnly",
+    "Model",
+    "ModelConfig",
+    "Seq2Seq",
+    "build",
+    "init_params",
+    "parameter_shapes",
+]

@@ -17,6 +17,7 @@ from typing import Any
 from seqrecipes.errors import UserError
 
 _CHOICES = {
+    "attention_fusion": ("none", "shared", "per_layer"),
     "norm": ("pre", "post"),
     "remat": ("none", "dots", "full"),
     "dtype": ("float32", "bfloat16", "float64"),
@@ -28,7 +29,6 @@ _COUNTS = (
     "num_heads",
     "encoder_layers",
     "max_positions",
-    "token_types",
 )
 _RATES = ("dropout", "attention_dropout")
 
@@ -45,7 +45,9 @@ class ModelConfig:
       encoder_layers: depth of the encoder.
       decoder_layers: depth of the decoder; 0 makes an encoder with an MLM head.
       max_positions: rows of each learned position table.
-      token_types: rows of the encoder's token-type table (type 0 is used throughout).
+      attention_fusion: what cross-attention reads: the encoder's output ('none'), or a weighted sum
+        of all its layers by one learned query ('shared') or by one for each decoder layer
+        ('per_layer'; Soltan et al. 2023, section 2.1.5).
       norm: 'pre' normalises inside the residual branch and once more after the last layer
         (Soltan et al. 2023, section 2.1); 'post' normalises the sum (DeltaLM, VECO, XLM-R).
       embedding_norm: LayerNorm on the sum of the embeddings.
@@ -69,7 +71,7 @@ class ModelConfig:
     encoder_layers: int
     decoder_layers: int
     max_positions: int
-    token_types: int
+    attention_fusion: str
     norm: str
     embedding_norm: bool
     norm_epsilon: float
@@ -97,6 +99,10 @@ class ModelConfig:
                 raise UserError(field, getattr(self, field), "must not be negative")
         if not 0 <= self.pad_id < self.vocab_size:
             raise UserError("pad_id", self.pad_id, f"lies in [0, vocab_size = {self.vocab_size})")
+        if self.attention_fusion != "none" and not self.decoder_layers:
+            raise UserError(
+                "attention_fusion", self.attention_fusion, "an encoder alone has no cross-attention"
+            )
         if self.hidden_size % self.num_heads:
             raise UserError(
                 "num_heads", self.num_heads, f"must divide hidden_size = {self.hidden_size}"
@@ -110,6 +116,20 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and logs."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, field: str) -> ModelConfig:
+        """The configuration that `to_dict` gave; `field` says where it was found.
+
+        Raises:
+          UserError: another version of this package wrote it, with other fields.
+        """
+        ours = {each.name for each in dataclasses.fields(cls)}
+        if differing := sorted(ours ^ values.keys()):
+            raise UserError(
+                field, differing, "another version wrote this model; these fields are not in both"
+            )
+        return cls(**values)
 
 
 def load(
@@ -144,12 +164,26 @@ def load(
     except ValueError as error:
         raise UserError("Stage.size", size, f"{path}: {error}") from error
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
-    for name in overrides or {}:
-        if name not in fields:
-            raise UserError("Stage.model_overrides", name, f"fields are {sorted(fields)}")
-    values |= {"vocab_size": vocab_size} | dict(overrides or {})
+    values |= {"vocab_size": vocab_size} | _known(overrides or {})
     if unknown := sorted(values.keys() - fields):
         raise UserError(path, unknown, f"not fields of a model; fields are {sorted(fields)}")
     if missing := sorted(fields - values.keys()):
         raise UserError(path, missing, "these fields are missing")
     return ModelConfig(**values)
+
+
+def override(config: ModelConfig, values: Mapping[str, Any]) -> ModelConfig:
+    """The configuration with some fields replaced.
+
+    Raises:
+      UserError: there is no such field.
+    """
+    return dataclasses.replace(config, **_known(values))
+
+
+def _known(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    for name in overrides:
+        if name not in fields:
+            raise UserError("Stage.model_overrides", name, f"fields are {sorted(fields)}")
+    return dict(overrides)

@@ -41,10 +41,9 @@ class TokenTable(nn.Module):
 
 
 class Embedder(nn.Module):
-    """Adds positions (and token types) to token embeddings; LayerNorm and dropout on the sum."""
+    """Adds positions to token embeddings; LayerNorm and dropout on the sum."""
 
     config: ModelConfig
-    with_types: bool
 
     @nn.compact
     def __call__(self, tokens_BxTxD: Array, example_ids_B: Array | None) -> Array:
@@ -52,15 +51,14 @@ class Embedder(nn.Module):
         if length > c.max_positions:
             # Rows past the end of a table would come out as NaN.
             raise UserError("sequence length", length, f"max_positions is {c.max_positions}")
-
-        def first_rows(count: int, rows: int, name: str) -> Array:
-            return nn.Embed(
-                rows, c.hidden_size, dtype=c.dtype, embedding_init=kernel_init(c), name=name
-            )(jnp.arange(count))
-
-        x_BxTxD = tokens_BxTxD + first_rows(length, c.max_positions, "position")
-        if self.with_types:
-            x_BxTxD = x_BxTxD + first_rows(1, c.token_types, "type")
+        positions = nn.Embed(
+            c.max_positions,
+            c.hidden_size,
+            dtype=c.dtype,
+            embedding_init=kernel_init(c),
+            name="position",
+        )
+        x_BxTxD = tokens_BxTxD + positions(jnp.arange(length))
         if c.embedding_norm:
             x_BxTxD = layer_norm(c, "norm")(x_BxTxD)
         return constrain_hidden(Dropout(c.dropout, name="dropout")(x_BxTxD, example_ids_B))
@@ -73,13 +71,21 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BxSxD: Array, mask_Bx1x1xS: Array, example_ids_B: Array | None
+        self,
+        tokens_BxSxD: Array,
+        mask_Bx1x1xS: Array,
+        example_ids_B: Array | None,
+        *,
+        every_layer: bool = False,
     ) -> Array:
-        """Token embeddings to contextual states [B, S, D], after the final LayerNorm if pre-LN."""
-        x_BxSxD = Embedder(self.config, with_types=True, name="embedding")(
-            tokens_BxSxD, example_ids_B
-        )
-        return TransformerStack(self.config, self.config.encoder_layers, name="stack")(
+        """Token embeddings to contextual states [B, S, D], after the final LayerNorm if pre-LN.
+
+        With `every_layer` the states of all layers [L, B, S, D], each after that same LayerNorm;
+        the embeddings themselves are not among them.
+        """
+        c = self.config
+        x_BxSxD = Embedder(c, name="embedding")(tokens_BxSxD, example_ids_B)
+        return TransformerStack(c, c.encoder_layers, every_layer, name="stack")(
             x_BxSxD, mask_Bx1x1xS, None, None, example_ids_B
         )
 

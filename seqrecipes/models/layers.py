@@ -35,9 +35,10 @@ def layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:
     )
 
 
-def constrain_hidden(x_BxTxD: Array) -> Array:
-    """Names the axes of the residual stream, for the mesh in use (none: no effect)."""
-    return nn.with_logical_constraint(x_BxTxD, ("batch", "length", "hidden"))
+def constrain_hidden(x: Array) -> Array:
+    """Names the axes of states [..., B, T, D], for the mesh in use (none: no effect)."""
+    layers = (None,) * (x.ndim - 3)
+    return nn.with_logical_constraint(x, (*layers, "batch", "length", "hidden"))
 
 
 class Dropout(nn.Module):
@@ -106,6 +107,47 @@ class Attention(nn.Module):
         )(mixed_BxTxHxK)
 
 
+def layer_weights(query_D: Array, states_LxBxSxD: Array) -> Array:
+    """Softmax over layers of <query, state> / sqrt(D): [L, B, S], in float32 at least."""
+    wide = jnp.promote_types(states_LxBxSxD.dtype, jnp.float32)
+    # Products and a sum, not a matrix product: that would want the states copied to float32.
+    products_LxBxSxD = states_LxBxSxD.astype(wide) * query_D.astype(wide)
+    scores_LxBxS = jnp.sum(products_LxBxSxD, axis=-1) * query_D.size**-0.5
+    return jax.nn.softmax(scores_LxBxS, axis=0)
+
+
+def fuse_layers(query_D: Array, states_LxBxSxD: Array) -> Array:
+    """For each token the sum of its states, weighted by `layer_weights`: [B, S, D]."""
+    weights_LxBxS = layer_weights(query_D, states_LxBxSxD)
+    fused_BxSxD = jnp.sum(weights_LxBxS[..., None] * states_LxBxSxD, axis=0)
+    return fused_BxSxD.astype(states_LxBxSxD.dtype)
+
+
+class AttentionFusion(nn.Module):
+    """One memory out of the states of all encoder layers, by one learned query.
+
+    Soltan et al. 2023, section 2.1.5, let the decoder attend to all encoder layers and give no
+    formula. Here a token's weights over layers come from its own states (`layer_weights`); the
+    query is all there is to learn, and starts at zero: the mean of the layers.
+
+    Attributes:
+      config: the model's.
+      in_loop: it runs in the body of a compiled loop.
+    """
+
+    config: ModelConfig
+    in_loop: bool
+
+    @nn.compact
+    def __call__(self, states_LxBxSxD: Array) -> Array:
+        """The weighted sum over layers [B, S, D]."""
+        query_D = self.param("query", nn.initializers.zeros, (self.config.hidden_size,))
+        # Else each decoder layer would keep float32 copies of all encoder layers' states for the
+        # backward pass. In a loop nothing can be merged across passes, so no barrier is needed.
+        fuse = jax.checkpoint(fuse_layers, prevent_cse=not self.in_loop)
+        return constrain_hidden(fuse(query_D, states_LxBxSxD))
+
+
 class FeedForward(nn.Module):
     """Two matrices with the exact (erf) GELU between them."""
 
@@ -129,20 +171,29 @@ class TransformerLayer(nn.Module):
 
     Each sub-layer f with its LayerNorm and dropout updates the residual stream x:
     pre-LN: x + drop(f(norm(x))); post-LN: norm(x + drop(f(x))).
+
+    Attributes:
+      config: the model's.
+      every_layer: a loop over layers stacks the output of each.
     """
 
     config: ModelConfig
+    every_layer: bool = False
 
     @nn.compact
     def __call__(
         self,
         x_BxTxD: Array,
         self_mask: Array,
-        memory_BxSxD: Array | None,
+        memory: Array | None,
         memory_mask: Array | None,
         example_ids_B: Array | None,
-    ) -> tuple[Array, None]:
-        """One layer. Returns (x, None), the carry and output of a scan over layers."""
+    ) -> tuple[Array, Array | None]:
+        """One layer; the memory is [B, S, D], or [L, B, S, D] for a fusion of the layer's own.
+
+        Returns:
+          The carry and the output of a scan over layers: x, and x again or None.
+        """
         c = self.config
 
         def sublayer(name: str, x: Array, function: Callable[[Array], Array]) -> Array:
@@ -158,35 +209,42 @@ class TransformerLayer(nn.Module):
         x_BxTxD = sublayer(
             "self_attention", x_BxTxD, lambda x: attend(x, x, self_mask, example_ids_B)
         )
-        if memory_BxSxD is not None:
+        if memory is not None:
+            if c.attention_fusion == "per_layer":
+                memory = AttentionFusion(c, in_loop=c.scan_layers, name="fusion")(memory)
             cross = Attention(c, name="cross_attention")
             x_BxTxD = sublayer(
-                "cross_attention",
-                x_BxTxD,
-                lambda x: cross(x, memory_BxSxD, memory_mask, example_ids_B),
+                "cross_attention", x_BxTxD, lambda x: cross(x, memory, memory_mask, example_ids_B)
             )
         x_BxTxD = sublayer("mlp", x_BxTxD, FeedForward(c, name="mlp"))
-        return x_BxTxD, None
+        return x_BxTxD, x_BxTxD if self.every_layer else None
 
 
 class TransformerStack(nn.Module):
     """`num_layers` layers, their parameters stacked on a leading axis L, and the final LayerNorm.
 
     Every leaf below `layers` has shape [L, ...], whether or not the loop is unrolled.
+
+    Attributes:
+      config: the model's.
+      num_layers: depth.
+      every_layer: give the output of every layer, each after the final LayerNorm if pre-LN.
     """
 
     config: ModelConfig
     num_layers: int
+    every_layer: bool = False
 
     @nn.compact
     def __call__(
         self,
         x_BxTxD: Array,
         self_mask: Array,
-        memory_BxSxD: Array | None,
+        memory: Array | None,
         memory_mask: Array | None,
         example_ids_B: Array | None,
     ) -> Array:
+        """States [B, T, D] after the last layer, or [L, B, T, D] after every layer."""
         c = self.config
         layer = TransformerLayer
         if c.remat != "none":
@@ -199,7 +257,9 @@ class TransformerStack(nn.Module):
             length=self.num_layers,
             unroll=1 if c.scan_layers else self.num_layers,
         )
-        x_BxTxD, _ = scanned(c, name="layers")(
-            x_BxTxD, self_mask, memory_BxSxD, memory_mask, example_ids_B
+        x, states_LxBxTxD = scanned(c, self.every_layer, name="layers")(
+            x_BxTxD, self_mask, memory, memory_mask, example_ids_B
         )
-        return layer_norm(c, "final_norm")(x_BxTxD) if c.norm == "pre" else x_BxTxD
+        if states_LxBxTxD is not None:
+            x = constrain_hidden(states_LxBxTxD)
+        return layer_norm(c, "final_norm")(x) if c.norm == "pre" else x

@@ -1,8 +1,9 @@
 """An encoder-decoder with one token table for both sides (`bart_*`, `2stage_bart_*`).
 
-The decoder reads the encoder's output after its final LayerNorm. Decoder positions have a table of
-their own. The vocabulary projection has no bias; it is the token table (`tie_head`) or a matrix of
-its own (two-stage models: Soltan et al. 2023, section 2.1.5).
+The decoder reads the encoder's output after its final LayerNorm, or with attention fusion the
+states of all encoder layers, each after that LayerNorm. Decoder positions have a table of their
+own. The vocabulary projection has no bias; it is the token table (`tie_head`) or a matrix of its
+own (two-stage models: Soltan et al. 2023, section 2.1.5).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, padding_mask
 from seqrecipes.models.encoder_only import project
-from seqrecipes.models.layers import Array, TransformerStack
+from seqrecipes.models.layers import Array, AttentionFusion, TransformerStack
 
 
 class Decoder(nn.Module):
@@ -27,18 +28,25 @@ class Decoder(nn.Module):
     def __call__(
         self,
         tokens_BxTxD: Array,
-        memory_BxSxD: Array,
+        memory: Array,
         memory_mask_Bx1x1xS: Array,
         example_ids_B: Array | None,
     ) -> Array:
-        """Token embeddings to states [B, T, D] that predict the next token."""
-        length = tokens_BxTxD.shape[1]
+        """Token embeddings to states [B, T, D] that predict the next token.
+
+        Args:
+          tokens_BxTxD: token embeddings.
+          memory: as `Seq2Seq.encode` gives it.
+          memory_mask_Bx1x1xS: True where a source token may be attended to.
+          example_ids_B: identity of each example for its dropout; None computes without dropout.
+        """
+        c, length = self.config, tokens_BxTxD.shape[1]
+        if c.attention_fusion == "shared":
+            memory = AttentionFusion(c, in_loop=False, name="fusion")(memory)
         causal_1x1xTxT = jnp.tril(jnp.ones((1, 1, length, length), bool))
-        x_BxTxD = Embedder(self.config, with_types=False, name="embedding")(
-            tokens_BxTxD, example_ids_B
-        )
-        return TransformerStack(self.config, self.config.decoder_layers, name="stack")(
-            x_BxTxD, causal_1x1xTxT, memory_BxSxD, memory_mask_Bx1x1xS, example_ids_B
+        x_BxTxD = Embedder(c, name="embedding")(tokens_BxTxD, example_ids_B)
+        return TransformerStack(c, c.decoder_layers, name="stack")(
+            x_BxTxD, causal_1x1xTxT, memory, memory_mask_Bx1x1xS, example_ids_B
         )
 
 
@@ -64,11 +72,16 @@ class Seq2Seq(nn.Module):
             self.lm_head = TokenTable(self.config)
 
     def encode(self, tokens_BxS: Array, example_ids_B: Array | None = None) -> Array:
-        """Contextual states [B, S, D] of source token ids: the decoder's memory."""
+        """The decoder's memory of source token ids.
+
+        Contextual states: of the last layer [B, S, D], or with attention fusion of every layer
+        [L, B, S, D].
+        """
         return self.encoder(
             self.token_embedding(tokens_BxS),
             padding_mask(tokens_BxS, self.config.pad_id),
             example_ids_B,
+            every_layer=self.config.attention_fusion != "none",
         )
 
     def hidden(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import pathlib
 import shutil
@@ -17,10 +18,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from seqrecipes import tree
 from seqrecipes.errors import UserError
+from seqrecipes.folders import whole_folder
+from seqrecipes.training.partitioning import Placement
 from seqrecipes.training.step import TrainState
 
 log = logging.getLogger(__name__)
@@ -172,30 +177,82 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
         return checkpointer.restore(checkpoint / "metadata")
 
 
-def restore_params(checkpoint: pathlib.Path, like: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a checkpoint's folder, laid out as the shapes and shardings of `like`."""
+def restore_params(
+    checkpoint: pathlib.Path, shapes: tree.Tree, placement: Placement
+) -> dict[str, Any]:
+    """The parameters of a checkpoint's folder, straight onto the devices."""
+    shardings = placement(shapes)
+    like = {
+        path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
+        for path, leaf in tree.flatten(shapes).items()
+    }
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(checkpoint / "params", like)
+        return checkpointer.restore(checkpoint / "params", tree.unflatten(like))
+
+
+def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
+    """One parameter of a checkpoint's folder, in this process's memory alone."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"leaf{jax.process_index()}",
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        restored = checkpointer.restore(
+            checkpoint / "params",
+            args=ocp.args.PyTreeRestore(
+                item=tree.unflatten({path: 0}),
+                restore_args=tree.unflatten({path: ocp.RestoreArgs(restore_type=np.ndarray)}),
+                partial_restore=True,
+            ),
+        )
+    return tree.flatten(restored)[path]
 
 
 def save_params(
-    stage_dir: pathlib.Path, params: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> pathlib.Path:
+    stage_dir: pathlib.Path,
+    params: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    *,
+    vocabulary: bytes,
+    account: str,
+    files: Mapping[str, str] | None = None,
+) -> None:
     """Writes parameters without an optimizer as step 0 of a new folder, to warm-start from.
 
-    Returns:
-      The checkpoint's folder.
+    Args:
+      stage_dir: gets `checkpoints/0`, `vocabulary/spm.model`, `warm-start.txt` and the other files.
+      params: nested dictionary.
+      metadata: `model`, and where the parameters came from.
+      vocabulary: the SentencePiece model of the parameters.
+      account: where they came from, for a person.
+      files: {name: text} of what else belongs there.
+
+    Raises:
+      UserError: the folder exists, or the disk is full.
     """
-    folder = stage_dir.absolute() / FOLDER
-    with disk_errors(folder), ocp.CheckpointManager(folder) as manager:
-        manager.save(
-            0,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
-                metadata=ocp.args.JsonSave(dict(metadata) | {"step": 0, "examples": 0}),
-            ),
-        )
-    return folder / "0"
+    with disk_errors(stage_dir), whole_folder(stage_dir) as folder:
+        with ocp.CheckpointManager(folder.absolute() / FOLDER) as manager:
+            manager.save(
+                0,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(params),
+                    metadata=ocp.args.JsonSave(
+                        dict(metadata)
+                        | {
+                            "vocabulary": hashlib.sha256(vocabulary).hexdigest(),
+                            "step": 0,
+                            "examples": 0,
+                        }
+                    ),
+                ),
+            )
+        (folder / "vocabulary").mkdir()
+        (folder / "vocabulary" / "spm.model").write_bytes(vocabulary)
+        (folder / "warm-start.txt").write_text(f"{account}\n", "utf-8")
+        for name, text in (files or {}).items():
+            (folder / name).write_text(text, "utf-8")
 
 
 def check_space(directory: pathlib.Path, needed: int) -> None:

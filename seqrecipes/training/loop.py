@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import tree
-from seqrecipes.models import Model
+from seqrecipes.models import Model, init_params
 from seqrecipes.training import flops, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
@@ -30,7 +30,6 @@ from seqrecipes.training.phases import Phase, Span, span_of, spans
 from seqrecipes.training.step import (
     TrainState,
     enter_phase,
-    init_params,
     make_eval_step,
     make_train_step,
     state_shardings,
@@ -102,7 +101,7 @@ class Training:
 
     def initial_values(self) -> dict[str, Any]:
         """Random parameters, for use under jit."""
-        return init_params(self.model, self.seed, self.features)
+        return init_params(self.model.config, self.seed)
 
     def random_params(self, mesh: Mesh) -> dict[str, Any]:
         """Parameters from scratch; the same values on every mesh."""

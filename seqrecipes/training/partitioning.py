@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from seqrecipes import tree
 from seqrecipes.errors import UserError
 from seqrecipes.models.axes import PARAMETER_AXES
+
+# From a nested dictionary of shapes to {path: sharding}.
+Placement = Callable[[tree.Tree], Mapping[str, jax.sharding.Sharding]]
 
 BATCH_AXES = ("data", "fsdp")
 

@@ -62,12 +62,6 @@ def state_shardings(state: TrainState, partitioning: Partitioning, mesh: Mesh) -
     )
 
 
-def init_params(model: Model, seed: int, features: Mapping[str, int]) -> dict[str, Any]:
-    """Random parameters; call it under jit or eval_shape."""
-    example = {name: jnp.zeros((1, length), jnp.int32) for name, length in features.items()}
-    return model.init(jax.random.key(seed), example)["params"]
-
-
 def split_params(params: tree.Tree, span: Span) -> tuple[dict[str, Any], dict[str, Any]]:
     """({path: trainable leaf}, {path: frozen leaf}) of a phase."""
     leaves = tree.flatten(params)

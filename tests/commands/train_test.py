@@ -11,6 +11,7 @@ import socket
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from tests.commands import harness
 
@@ -88,7 +89,7 @@ def test_frozen_parameters_are_bit_identical_to_the_encoder(reference):
     seq2seq = reference / "2stage_bart_12e12d_unfrz"
     in_frozen_phase, final = (harness.final_params(seq2seq, step) for step in (14, 30))
     shared = [path for path in encoder if path.startswith(("encoder/", "token_embedding/"))]
-    assert len(shared) == 23  # 4 embeddings, 2 final norm, 16 in the layers, the token table
+    assert len(shared) == 22  # 3 embeddings, 2 final norm, 16 in the layers, the token table
     for path in shared:
         np.testing.assert_array_equal(in_frozen_phase[path], encoder[path], err_msg=path)
         assert (final[path] != encoder[path]).any(), path
@@ -138,9 +139,18 @@ def test_a_signal_saves_and_the_same_command_goes_on(reference, tmp_path, signum
     assert_same_params(model_dir, reference, exactly=signum == signal.SIGINT)
 
 
-def test_a_second_run_skips_what_is_finished(reference):
-    text = run(reference)
+def test_a_second_run_skips_what_is_finished_and_exports_what_is_asked_for(reference):
+    text = run(reference, EXPORT_HF=True)
     assert text.count("finished already, skipped") == 2
+    assert text.count("written to") == 2
+    for stage, step in STAGES.items():
+        folder = reference / stage / "hf"
+        table = harness.final_params(reference / stage, step)["token_embedding/embedding"]
+        tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+        assert any(np.array_equal(table, tensor) for tensor in tensors.values())
+        card = (folder / "README.md").read_text("utf-8")
+        assert f"| {stage} |" in card and "| 30 | 7,680 |" in card
+    assert "written to" not in run(reference, EXPORT_HF=True)
 
 
 def test_a_stage_alone_needs_its_source(reference, tmp_path):
@@ -164,6 +174,8 @@ def test_a_stage_starts_from_another_runs_checkpoint(reference, tmp_path):
     )
     assert "set, but not read by this recipe" in text
     assert f"warm start from {reference}/roberta_12e" in text
+    copies = [d / "vocabulary" / "spm.model" for d in (tmp_path / "other", reference)]
+    assert copies[0].read_bytes() == copies[1].read_bytes(), "a run is whole without its source"
     ours = harness.final_params(tmp_path / "other" / "2stage_bart_12e12d_unfrz", 5)
     theirs = harness.final_params(reference / "roberta_12e", 30)
     table = "token_embedding/embedding"
@@ -205,7 +217,7 @@ def test_two_processes_train_the_same_model(reference, tmp_path):
         processes = [
             harness.start(
                 [
-                    *harness.arguments(model_dir, FSDP=2),
+                    *harness.arguments(model_dir, FSDP=2, EXPORT_HF=True),
                     f"--coordinator_address=127.0.0.1:{port}",
                     "--process_count=2",
                     f"--process_index={index}",
@@ -223,4 +235,6 @@ def test_two_processes_train_the_same_model(reference, tmp_path):
 
     assert both(step=5) == [143, 143], (tmp_path / "0.log").read_text("utf-8")[-3000:]
     assert both(step=None) == [0, 0], (tmp_path / "0.log").read_text("utf-8")[-3000:]
+    for stage in STAGES:
+        assert (model_dir / stage / "hf" / "model.safetensors").is_file()
     assert_same_params(model_dir, reference, exactly=False)

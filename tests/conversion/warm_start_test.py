@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from seqrecipes import models, resolve, tree
+from seqrecipes import models, tree
 from seqrecipes.conversion import warm_start
 from seqrecipes.errors import UserError
+from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
-from seqrecipes.training.step import init_params
+from tests.models import tiny
 
 TOKENS = np.arange(4, 36, dtype=np.int32).reshape(2, 16)
 
@@ -25,12 +27,12 @@ def config(name, **overrides):
 
 
 def params_of(shape, seed):
-    return init_params(models.build(shape), seed, resolve.any_features(shape))
+    return jax.jit(functools.partial(models.init_params, shape, seed))()
 
 
 def convert(name, source, target):
     account = warm_start.plan(
-        name, resolve.parameter_shapes(source), resolve.parameter_shapes(target)
+        name, models.parameter_shapes(source), models.parameter_shapes(target)
     )
     source_params = params_of(source, 1)
     result = warm_start.convert(
@@ -47,7 +49,8 @@ def test_encoder_to_seq2seq_keeps_the_encoder_exactly(norm, tie_head):
     old, new, account = convert("encoder_to_seq2seq", source, target)
 
     def encode(shape, params):
-        return models.build(shape).apply({"params": params}, TOKENS, method="encode")
+        model = models.build(shape)
+        return jax.jit(functools.partial(model.apply, method="encode"))({"params": params}, TOKENS)
 
     np.testing.assert_array_equal(encode(target, new), encode(source, old))
     fresh = tree.flatten(params_of(target, 2))
@@ -95,7 +98,7 @@ def test_seq2seq_to_encoder_starts_the_head_from_the_table(tie_head):
 def test_a_copied_head_is_no_alias():
     source, target = config("roberta_12e"), config("bart_12e12d", tie_head=False)
     account = warm_start.plan(
-        "encoder_to_seq2seq", resolve.parameter_shapes(source), resolve.parameter_shapes(target)
+        "encoder_to_seq2seq", models.parameter_shapes(source), models.parameter_shapes(target)
     )
     new = jax.jit(
         functools.partial(
@@ -111,39 +114,102 @@ def test_a_copied_head_is_no_alias():
 def test_the_printed_account_adds_up():
     source, target = config("roberta_12e"), config("bart_12e12d", tie_head=False)
     account = warm_start.plan(
-        "encoder_to_seq2seq", resolve.parameter_shapes(source), resolve.parameter_shapes(target)
+        "encoder_to_seq2seq", models.parameter_shapes(source), models.parameter_shapes(target)
     )
     counts = {"new": 0, "moved": 0, "copy": 0, "dropped": 0}
     for line in str(account).splitlines()[1:]:
         _, count, verb = line.split(maxsplit=2)
         counts[verb.split()[0]] += int(count.replace(",", ""))
-    size = lambda shape: sum(x.size for x in jax.tree.leaves(resolve.parameter_shapes(shape)))  # noqa: E731
+    size = lambda shape: sum(x.size for x in jax.tree.leaves(models.parameter_shapes(shape)))  # noqa: E731
     assert counts["new"] + counts["moved"] + counts["copy"] == size(target)
     assert counts["moved"] + counts["dropped"] == size(source)
     assert counts["copy"] == 64 * 32
 
 
+# What each conversion may change, apart from what is free everywhere.
+MAY_CHANGE: dict[str, set[str]] = {
+    "identity": set(),
+    "new_vocabulary": {"vocab_size"},
+    "new_positions": {"max_positions"},
+    "first_decoder_layers": {"decoder_layers"},
+    "last_decoder_layers": {"decoder_layers"},
+    "every_kth_decoder_layer": {"decoder_layers"},
+    "encoder_to_seq2seq": {"decoder_layers", "attention_fusion", "tie_head"},
+    "seq2seq_to_encoder": {"decoder_layers", "attention_fusion", "tie_head"},
+}
+OTHER: dict[str, tuple[Any, str]] = {
+    "vocab_size": (26, "new_vocabulary changes it"),
+    "hidden_size": (32, "no conversion changes it"),
+    "mlp_size": (25, "no conversion changes it"),
+    "num_heads": (4, "no conversion changes it"),
+    "encoder_layers": (3, "no conversion changes it"),
+    "decoder_layers": (1, "first_decoder_layers or last_decoder_layers or every_kth"),
+    "max_positions": (21, "new_positions changes it"),
+    "attention_fusion": ("shared", "no conversion changes it"),
+    "norm": ("post", "no conversion changes it"),
+    "embedding_norm": (False, "no conversion changes it"),
+    "norm_epsilon": (1e-12, "no conversion changes it"),
+    "tie_head": (False, "no conversion changes it"),
+    "pad_id": (0, "no conversion changes it"),
+}
+FREE: dict[str, Any] = {
+    "dropout": 0.3,
+    "attention_dropout": 0.3,
+    "initializer_range": 0.1,
+    "dtype": "bfloat16",
+    "scan_layers": False,
+    "remat": "full",
+}
+
+
+def test_no_field_is_forgotten():
+    fields = {field.name for field in dataclasses.fields(ModelConfig)}
+    assert OTHER.keys() | FREE.keys() == fields
+    assert MAY_CHANGE.keys() == warm_start.CONVERSIONS.keys()
+
+
+@pytest.mark.parametrize("name", MAY_CHANGE)
+def test_a_conversion_changes_what_it_says_and_nothing_else(name):
+    encoder, seq2seq = tiny.config(decoder_layers=0), tiny.config()
+    source, target = {
+        "encoder_to_seq2seq": (encoder, seq2seq),
+        "seq2seq_to_encoder": (seq2seq, encoder),
+    }.get(name, (seq2seq, seq2seq))
+    pieces = (["a", "b"], ["b", "c"]) if name == "new_vocabulary" else None
+
+    def check(changed: ModelConfig) -> None:
+        warm_start.check(
+            name, source, changed, source_vocabulary="a", target_vocabulary="a", pieces=pieces
+        )
+
+    check(dataclasses.replace(target, **FREE))
+    for field, (value, remedy) in OTHER.items():
+        if not target.decoder_layers and field in ("decoder_layers", "attention_fusion"):
+            continue  # another kind of model, or none
+        changed = dataclasses.replace(target, **{field: value})
+        if field in MAY_CHANGE[name]:
+            check(changed)
+            continue
+        with pytest.raises(UserError, match=remedy) as caught:
+            check(changed)
+        assert caught.value.field == field
+        assert f"the source has {getattr(source, field)!r}" in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("name", "changes", "message"),
     [
-        ("norm", "post"),
-        ("embedding_norm", False),
-        ("norm_epsilon", 1e-12),
-        ("hidden_size", 64),
-        ("vocab_size", 65),
-        ("encoder_layers", 3),
-        ("max_positions", 17),
+        ("new_vocabulary", {"vocab_size": 30}, "needs the pieces of both vocabularies"),
+        ("first_decoder_layers", {"decoder_layers": 5}, "at most 4"),
+        ("last_decoder_layers", {"decoder_layers": 5}, "at most 4"),
+        ("every_kth_decoder_layer", {"decoder_layers": 3}, "choose 1, 2, 4"),
     ],
 )
-def test_a_mismatch_is_refused_by_name(field, value):
-    source = config("roberta_12e")
-    target = dataclasses.replace(config("bart_12e12d"), **{field: value})
-    with pytest.raises(UserError) as caught:
-        warm_start.check(
-            "encoder_to_seq2seq", source, target, source_vocabulary="a", target_vocabulary="a"
-        )
-    assert caught.value.field == field
-    assert repr(getattr(source, field)) in str(caught.value)
+def test_rows_that_cannot_be_chosen_are_refused_before_anything_is_read(name, changes, message):
+    source = tiny.config(decoder_layers=4)
+    target = dataclasses.replace(source, **changes)
+    with pytest.raises(UserError, match=message):
+        warm_start.check(name, source, target, source_vocabulary="a", target_vocabulary="a")
 
 
 def test_wrong_kinds_vocabularies_and_names_are_refused():
@@ -157,14 +223,29 @@ def test_wrong_kinds_vocabularies_and_names_are_refused():
         warm_start.check(
             "encoder_to_seq2seq", encoder, seq2seq, source_vocabulary="a", target_vocabulary="b"
         )
+    # Equal sizes do not make vocabularies equal; only this conversion may join different ones.
+    with pytest.raises(UserError, match=r"vocabulary = 'b'.* by new_vocabulary first"):
+        warm_start.check("identity", encoder, encoder, source_vocabulary="a", target_vocabulary="b")
+    warm_start.check(
+        "new_vocabulary",
+        encoder,
+        encoder,
+        source_vocabulary="a",
+        target_vocabulary="b",
+        pieces=("ab", "bc"),
+    )
+    with pytest.raises(UserError, match=r"a seq2seq model; choose one of encoder_to_seq2seq$"):
+        check("identity", encoder, seq2seq)
+    with pytest.raises(UserError, match="the source is an encoder, the target an encoder"):
+        check("last_decoder_layers", encoder, encoder)
     with pytest.raises(UserError, match="tie_head"):
         check("identity", seq2seq, dataclasses.replace(seq2seq, tie_head=False))
 
 
 def test_missing_and_misshapen_leaves_are_refused():
     source, target = config("roberta_12e"), config("bart_12e12d")
-    shapes = tree.flatten(resolve.parameter_shapes(source))
-    wanted = resolve.parameter_shapes(target)
+    shapes = tree.flatten(models.parameter_shapes(source))
+    wanted = models.parameter_shapes(target)
     lost = {p: x for p, x in shapes.items() if p != "encoder/embedding/norm/scale"}
     with pytest.raises(UserError, match=r"encoder/embedding/norm/scale.*missing"):
         warm_start.plan("encoder_to_seq2seq", tree.unflatten(lost), wanted)

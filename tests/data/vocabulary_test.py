@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -48,6 +49,15 @@ def test_sentinels_leave_the_other_pieces_as_they_are(tmp_path):
     assert pieces_of(plain)[0] == pieces_of(more)[0][:30]
     sentence = " ".join(WORDS)
     assert Vocabulary(str(plain)).encode(sentence) == Vocabulary(str(more)).encode(sentence)
+
+
+def test_scores_add_up_exactly_in_single_precision(vocabulary):
+    """So that whoever adds them, in whatever order, finds the same ties."""
+    scores = np.array([vocabulary.tokenizer.GetScore(i) for i in range(vocabulary.size)])
+    assert len(np.unique(scores)) > 200, "they are still scores"
+    path = np.random.default_rng(0).choice(scores, 4_000)
+    single = np.cumsum(path.astype(np.float32), dtype=np.float32)
+    np.testing.assert_array_equal(single, np.cumsum(path))
 
 
 def test_round_trip(vocabulary):

@@ -22,9 +22,11 @@ def jacobian_norms(states_of: Any, inputs_TxD: jax.Array) -> np.ndarray:
     return np.asarray(jnp.max(jnp.abs(jacobian), axis=(1, 3)))
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_decoder_logits_have_exactly_no_gradient_from_later_inputs(norm: str) -> None:
-    config = tiny.config(norm=norm)
+@pytest.mark.parametrize(
+    ("norm", "fusion"), [("pre", "none"), ("post", "none"), ("pre", "shared"), ("pre", "per_layer")]
+)
+def test_decoder_logits_have_exactly_no_gradient_from_later_inputs(norm: str, fusion: str) -> None:
+    config = tiny.config(norm=norm, attention_fusion=fusion)
     model = build(config)
     params = tiny.random_params(model, dtype="float32")
     batch = tiny.batch(config, rows=1)
@@ -58,8 +60,9 @@ def test_a_changed_target_token_changes_logits_from_its_own_position_on() -> Non
         assert np.all(np.any(after[:, t:] != before[:, t:], axis=-1))
 
 
-def test_every_source_token_reaches_every_decoder_position() -> None:
-    config = tiny.config()
+@pytest.mark.parametrize("fusion", ["none", "shared", "per_layer"])
+def test_every_source_token_reaches_every_decoder_position(fusion: str) -> None:
+    config = tiny.config(attention_fusion=fusion)
     model, batch = build(config), tiny.batch(config, rows=1)
     params = tiny.random_params(model, dtype="float32")
     apply = jax.jit(model.apply)
@@ -129,12 +132,23 @@ def widened(batch: tiny.Arrays, columns: int) -> tiny.Arrays:
     }
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("decoder_layers", [0, 2])
+@pytest.mark.parametrize(
+    ("decoder_layers", "norm", "fusion"),
+    [
+        (0, "pre", "none"),
+        (0, "post", "none"),
+        (2, "pre", "none"),
+        (2, "post", "none"),
+        (2, "pre", "per_layer"),
+        (2, "post", "shared"),
+    ],
+)
 def test_columns_of_padding_change_neither_loss_nor_gradient(
-    decoder_layers: int, norm: str
+    decoder_layers: int, norm: str, fusion: str
 ) -> None:
-    config = tiny.config(decoder_layers=decoder_layers, norm=norm, dtype="float64")
+    config = tiny.config(
+        decoder_layers=decoder_layers, attention_fusion=fusion, norm=norm, dtype="float64"
+    )
     model, batch = build(config), tiny.batch(config, rows=4)
     params = tiny.random_params(model)
     with jax.enable_x64(True):

@@ -39,8 +39,8 @@ def test_number_of_parameters_at_full_size(name: str, tie_head: bool) -> None:
     norm, attention = 2 * d, 4 * (d * d + d)
     mlp = (d * f + f) + (f * d + d)
     expected = vocab * d
-    # Positions, one token type, the norms after the embeddings and after the last layer.
-    expected += positions * d + d + norm + layers * (attention + mlp + 2 * norm) + norm
+    # Positions, the norms after the embeddings and after the last layer.
+    expected += positions * d + norm + layers * (attention + mlp + 2 * norm) + norm
     if decoder_layers:
         expected += positions * d + norm + norm
         expected += decoder_layers * (2 * attention + mlp + 3 * norm)
@@ -49,6 +49,21 @@ def test_number_of_parameters_at_full_size(name: str, tie_head: bool) -> None:
     expected += 0 if tie_head else vocab * d
     config = configuration(name, "full", vocab, tie_head=tie_head)
     assert sum(leaf.size for leaf in shapes_of(config).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("fusion", "more"), [("none", 0), ("shared", 1024), ("per_layer", 12 * 1024)]
+)
+def test_attention_fusion_adds_one_vector_or_one_for_each_decoder_layer(
+    fusion: str, more: int
+) -> None:
+    plain, fused = (
+        sum(
+            leaf.size for leaf in shapes_of(configuration("bart_12e12d", "full", **change)).values()
+        )
+        for change in ({}, {"attention_fusion": fusion})
+    )
+    assert fused - plain == more
 
 
 @pytest.mark.parametrize("size", ["full", "mini"])
@@ -69,7 +84,7 @@ def test_the_encoder_is_named_and_shaped_alike_in_every_model(size: str) -> None
                 assert others == {"mlm_head"}
     first = encoders[NAMES[0], True]
     assert all(encoder == first for encoder in encoders.values())
-    assert len(first) == 1 + 4 + 2 + 16
+    assert len(first) == 1 + 3 + 2 + 16
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -84,7 +99,20 @@ def test_shapes_of_the_paper(name: str) -> None:
 
 def test_to_dict_rebuilds_the_configuration() -> None:
     config = tiny.config(norm="post")
-    assert ModelConfig(**config.to_dict()) == config
+    assert ModelConfig.from_dict(config.to_dict(), field="here") == config
+
+
+@pytest.mark.parametrize("change", [{"token_types": 1}, {"norm": None}])
+def test_another_versions_configuration_is_refused_by_its_fields(change: dict[str, Any]) -> None:
+    values = tiny.config().to_dict() | change
+    values = {name: value for name, value in values.items() if value is not None}
+    with pytest.raises(UserError, match=rf"here = \['{next(iter(change))}'\].*another version"):
+        ModelConfig.from_dict(values, field="here")
+
+
+def test_fusion_needs_a_decoder() -> None:
+    with pytest.raises(UserError, match=r"attention_fusion = .shared.: an encoder"):
+        tiny.config(decoder_layers=0, attention_fusion="shared")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +129,7 @@ def test_to_dict_rebuilds_the_configuration() -> None:
         ("encoder_layers", 0),
         ("decoder_layers", -1),
         ("max_positions", 0),
-        ("token_types", 0),
+        ("attention_fusion", "all"),
         ("pad_id", -1),
         ("pad_id", 24),
         ("norm_epsilon", -1.0),

@@ -168,9 +168,17 @@ WAYS = [(True, "none"), (False, "none"), (True, "dots"), (True, "full"), (False,
 
 
 @functools.cache
-def computed(scan_layers: bool, remat: str) -> tuple[Any, float, dict[str, np.ndarray]]:
+def computed(
+    scan_layers: bool, remat: str, fusion: str = "none"
+) -> tuple[Any, float, dict[str, np.ndarray]]:
     """(initial parameters, loss, gradient) with dropout."""
-    config = tiny.config(dropout=0.2, attention_dropout=0.2, scan_layers=scan_layers, remat=remat)
+    config = tiny.config(
+        dropout=0.2,
+        attention_dropout=0.2,
+        scan_layers=scan_layers,
+        remat=remat,
+        attention_fusion=fusion,
+    )
     model, batch = build(config), tiny.batch(config)
     params = tiny.random_params(model, dtype="float32")
     init = jax.jit(lambda: model.init(jax.random.key(0), batch)["params"])()
@@ -181,12 +189,21 @@ def computed(scan_layers: bool, remat: str) -> tuple[Any, float, dict[str, np.nd
     return tree.flatten(init), float(loss), tree.flatten(gradient)
 
 
-@pytest.mark.parametrize(("scan_layers", "remat"), WAYS[1:])
+@pytest.mark.parametrize(
+    ("scan_layers", "remat", "fusion"),
+    [
+        *[(*way, "none") for way in WAYS[1:]],
+        *[(*way, "per_layer") for way in WAYS[2:]],
+        # This fusion stands outside the loop.
+        (False, "full", "shared"),
+    ],
+)
 def test_scan_and_remat_change_neither_parameters_nor_gradients(
-    scan_layers: bool, remat: str
+    scan_layers: bool, remat: str, fusion: str
 ) -> None:
-    init, loss, gradient = computed(*WAYS[0])
-    other_init, other_loss, other_gradient = computed(scan_layers, remat)
+    init, loss, gradient = computed(*WAYS[0], fusion)
+    other_init, other_loss, other_gradient = computed(scan_layers, remat, fusion)
+    assert other_gradient.keys() == other_init.keys()
     assert other_init.keys() == init.keys()
     for path, value in init.items():
         np.testing.assert_array_equal(other_init[path], value, err_msg=path)
@@ -220,11 +237,15 @@ def test_layers_start_from_different_values() -> None:
             assert np.all(value == 1.0), path
 
 
-@pytest.mark.parametrize("decoder_layers", [0, 1])
+@pytest.mark.parametrize(
+    ("decoder_layers", "fusion"), [(0, "none"), (1, "none"), (1, "shared"), (1, "per_layer")]
+)
 def test_bfloat16_keeps_parameters_gradients_logits_and_loss_in_float32(
-    decoder_layers: int,
+    decoder_layers: int, fusion: str
 ) -> None:
-    config = tiny.config(dtype="bfloat16", decoder_layers=decoder_layers, dropout=0.1)
+    config = tiny.config(
+        dtype="bfloat16", decoder_layers=decoder_layers, attention_fusion=fusion, dropout=0.1
+    )
     model, batch = build(config), tiny.batch(config)
 
     def loss(params: Any) -> Any:

@@ -1,7 +1,8 @@
 """The models once more, slowly: NumPy in float64, one example, one head, one position at a time.
 
 Written from the papers' description of the transformer (pre-LN: Soltan et al. 2023, section 2.1;
-post-LN and the MLM head: RoBERTa), not from the Flax modules; it shares only parameter names.
+post-LN and the MLM head: RoBERTa; fusion: one query weighs a token's states after every layer), not
+from the Flax modules; it shares only parameter names.
 """
 
 from __future__ import annotations
@@ -45,6 +46,17 @@ def attention(x: np.ndarray, memory: np.ndarray, allowed: np.ndarray, p: Params)
     return result
 
 
+def fuse(states: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """States [L, S, D] to [S, D], token by token."""
+    result = np.zeros(states.shape[1:])
+    for token in range(states.shape[1]):
+        scores = [float(state @ query) / math.sqrt(len(query)) for state in states[:, token]]
+        powers = [math.exp(score - max(scores)) for score in scores]
+        for power, state in zip(powers, states[:, token], strict=True):
+            result[token] += power / sum(powers) * state
+    return result
+
+
 def stack(
     x: np.ndarray,
     allowed: np.ndarray,
@@ -53,7 +65,10 @@ def stack(
     params: Params,
     config: ModelConfig,
 ) -> np.ndarray:
-    """All layers and, pre-LN, the LayerNorm after the last."""
+    """States after every layer [L, T, D], each put through the final LayerNorm if pre-LN.
+
+    The memory is [S, D], or the states of all encoder layers if the layers here own a fusion.
+    """
 
     def pick(node: Params, index: int) -> Params:
         if isinstance(node, dict):
@@ -64,8 +79,8 @@ def stack(
         inner = gelu(y @ p["input"]["kernel"] + p["input"]["bias"])
         return inner @ p["output"]["kernel"] + p["output"]["bias"]
 
-    depth = len(params["layers"]["mlp"]["input"]["bias"])
-    for index in range(depth):
+    states = []
+    for index in range(len(params["layers"]["mlp"]["input"]["bias"])):
         p = pick(params["layers"], index)
         sublayers = [
             ("self_attention", lambda y, p=p: attention(y, y, allowed, p["self_attention"])),
@@ -73,11 +88,14 @@ def stack(
         ]
         if memory is not None:
             assert memory_allowed is not None
+            read = fuse(memory, p["fusion"]["query"]) if "fusion" in p else memory
             sublayers.insert(
                 1,
                 (
                     "cross_attention",
-                    lambda y, p=p: attention(y, memory, memory_allowed, p["cross_attention"]),
+                    lambda y, p=p, read=read: attention(
+                        y, read, memory_allowed, p["cross_attention"]
+                    ),
                 ),
             )
         for name, function in sublayers:
@@ -86,23 +104,23 @@ def stack(
                 x = x + function(layer_norm(x, norm, config.norm_epsilon))
             else:
                 x = layer_norm(x + function(x), norm, config.norm_epsilon)
-    if config.norm == "pre":
-        x = layer_norm(x, params["final_norm"], config.norm_epsilon)
-    return x
+        if config.norm == "pre":
+            states.append(layer_norm(x, params["final_norm"], config.norm_epsilon))
+        else:
+            states.append(x)
+    return np.stack(states)
 
 
 def embed(tokens: np.ndarray, params: Params, side: str, config: ModelConfig) -> np.ndarray:
-    """Token, position and (encoder) type 0 embeddings of one sequence."""
+    """Token and position embeddings of one sequence."""
     own = params[side]["embedding"]
     x = params["token_embedding"]["embedding"][tokens]
     x = x + own["position"]["embedding"][: len(tokens)]
-    if side == "encoder":
-        x = x + own["type"]["embedding"][0]
     return layer_norm(x, own["norm"], config.norm_epsilon) if config.embedding_norm else x
 
 
 def encode(tokens: np.ndarray, params: Params, config: ModelConfig) -> np.ndarray:
-    """States [S, D] of one source."""
+    """States [L, S, D] of one source after every layer."""
     allowed = np.tile(tokens != config.pad_id, (len(tokens), 1))
     x = embed(tokens, params, "encoder", config)
     return stack(x, allowed, None, None, params["encoder"]["stack"], config)
@@ -116,7 +134,7 @@ def mlm_logits(batch: dict[str, np.ndarray], params: Params, config: ModelConfig
     for tokens, positions in zip(
         batch["encoder_input_tokens"], batch["masked_positions"], strict=True
     ):
-        h = encode(tokens, params, config)[positions]
+        h = encode(tokens, params, config)[-1][positions]
         h = gelu(h @ head["dense"]["kernel"] + head["dense"]["bias"])
         result.append(layer_norm(h, head["norm"], config.norm_epsilon) @ table.T + head["bias"])
     return np.stack(result)
@@ -134,6 +152,10 @@ def seq2seq_logits(batch: dict[str, np.ndarray], params: Params, config: ModelCo
         real = np.tile(source != config.pad_id, (length, 1))
         x = embed(target, params, "decoder", config)
         memory = encode(source, params, config)
-        x = stack(x, past, memory, real, params["decoder"]["stack"], config)
+        if config.attention_fusion == "none":
+            memory = memory[-1]
+        elif config.attention_fusion == "shared":
+            memory = fuse(memory, params["decoder"]["fusion"]["query"])
+        x = stack(x, past, memory, real, params["decoder"]["stack"], config)[-1]
         result.append(x @ table.T)
     return np.stack(result)

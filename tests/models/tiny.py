@@ -32,7 +32,7 @@ def config(**overrides: Any) -> ModelConfig:
         "encoder_layers": 2,
         "decoder_layers": 2,
         "max_positions": 20,
-        "token_types": 2,
+        "attention_fusion": "none",
         "norm": "pre",
         "embedding_norm": True,
         "norm_epsilon": 1e-5,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from seqrecipes import models, resolve
+from seqrecipes import models
 from seqrecipes.training import flops
 from tests.models import tiny
 
@@ -29,7 +29,7 @@ def test_the_forward_pass_costs_what_xla_counts(decoder_layers, features):
     )
     model = models.build(config)
     batch = {name: jnp.ones((4, length), jnp.int32) for name, length in features.items()}
-    params = resolve.parameter_shapes(config)
+    params = models.parameter_shapes(config)
     compiled = jax.jit(lambda p, b: model.apply({"params": p}, b)).lower(params, batch).compile()
     counted = compiled.cost_analysis()["flops"] / 4
     assert sum(flops.forward(config, features).values()) == pytest.approx(counted, rel=0.05)

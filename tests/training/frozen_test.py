@@ -50,8 +50,6 @@ def test_exactly_the_frozen_parameters_are_bit_identical(index: int) -> None:
         elif "attention/key/bias" in path:
             # The softmax is blind to what all keys share: its gradient is rounding alone.
             continue
-        elif path == "encoder/embedding/type/embedding":
-            assert np.all(after[path][0] != value[0])
         else:
             assert not np.array_equal(after[path], value), path
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrecipes import tree
-from seqrecipes.models import Model
+from seqrecipes.models import Model, init_params, parameter_shapes
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
@@ -21,7 +21,6 @@ from seqrecipes.training.phases import Phase, Span, spans
 from seqrecipes.training.step import (
     TrainState,
     enter_phase,
-    init_params,
     make_train_step,
     state_shardings,
 )
@@ -37,14 +36,9 @@ def fresh_state(params: tree.Tree) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params), {})
 
 
-def lengths(batch: tiny.Arrays) -> dict[str, int]:
-    """{feature: length}, as `init_params` wants it."""
-    return {name: x.shape[1] for name, x in batch.items()}
-
-
 def initial(model: Model, batch: tiny.Arrays, seed: int = 0) -> dict[str, Any]:
     """Freshly initialised parameters, on one device."""
-    return jax.jit(functools.partial(init_params, model, seed, lengths(batch)))()
+    return jax.jit(functools.partial(init_params, model.config, seed))()
 
 
 def place(params: tree.Tree, phases: Sequence[Phase]) -> list[Span]:
@@ -101,7 +95,7 @@ def run(
     tile: int = 8,
 ) -> Result:
     """Initialises on the mesh (or on one device if it is None) and trains on one batch."""
-    shapes = jax.eval_shape(functools.partial(init_params, model, 0, lengths(batch)))
+    shapes = parameter_shapes(model.config)
     placed = place(shapes, phases)
     rows = len(next(iter(batch.values())))
     with contextlib.ExitStack() as stack:
@@ -112,7 +106,7 @@ def run(
             partitioning.check_batch(rows, mesh, field="batch_size")
             chosen = parts.local_rows(rows, mesh)
             inputs = parts.global_batch({k: v[chosen] for k, v in batch.items()}, rows, mesh)
-        init = functools.partial(init_params, model, 0, lengths(batch))
+        init = functools.partial(init_params, model.config, 0)
         params = jax.jit(init, out_shardings=shardings)()
         state = TrainState(jnp.zeros((), jnp.int32), params, {})
         ends, metrics, states = [], [], []

@@ -1,0 +1,136 @@
+"""The named conversions: which models each joins, what it may change, where leaves come from.
+
+A leaf of the target is the source's leaf of the same path, rows of it, a copy of another source
+leaf, or the target's own random initialisation. What no rule asks for is dropped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from seqrecipes.conversion import surgery
+from seqrecipes.conversion.surgery import Pieces, Rows, Selection
+
+SAME = "same path"
+ROWS = "rows of the same path"
+NEW = "new"
+
+ENCODER, SEQ2SEQ, EITHER = "an encoder", "a seq2seq model", "either"
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a conversion joins, what it may change, and how.
+
+    Attributes:
+      source: kind of the source: ENCODER, SEQ2SEQ or EITHER.
+      target: kind of the target; EITHER is the source's.
+      changes: fields of the configuration in which the two models may differ, apart from those that
+        concern training and computing alone. A conversion that changes `vocab_size` leads from one
+        vocabulary to another.
+      rules: (regular expression over the target's paths, origin), first match wins; an origin is
+        SAME, ROWS, NEW or a path of the source.
+      rows: chooses the rows for ROWS by the one field in `changes`, which counts them.
+    """
+
+    source: str
+    target: str
+    changes: tuple[str, ...]
+    rules: tuple[tuple[str, str], ...]
+    rows: Selection | None = None
+
+    def joins(self, source: str, target: str) -> bool:
+        """Whether it leads from one kind of model to the other."""
+        return self.source in (source, EITHER) and target == (
+            source if self.target == EITHER else self.target
+        )
+
+    def select(self, source: int, target: int, pieces: Pieces | None) -> Rows:
+        """The rows of a leaf of so many rows that one of the target has."""
+        assert self.rows is not None
+        return self.rows(source, target, pieces)
+
+
+_ENCODER_RULES = ((r"encoder", SAME), (r"token_embedding", SAME))
+_DECODER_LAYERS = ((r"decoder/stack/layers", ROWS), (r".*", SAME))
+
+CONVERSIONS: dict[str, Conversion] = {
+    # Soltan et al. 2023, section 2.1.5: a seq2seq model from an MLM encoder. An untied head starts
+    # as a copy of the token table; attention fusion, if any, belongs to the new decoder.
+    "encoder_to_seq2seq": Conversion(
+        source=ENCODER,
+        target=SEQ2SEQ,
+        changes=("decoder_layers", "attention_fusion", "tie_head"),
+        rules=(
+            *_ENCODER_RULES,
+            (r"lm_head/embedding", "token_embedding/embedding"),
+            (r"decoder", NEW),
+        ),
+    ),
+    # Section 2.1.4: an encoder out of a seq2seq model, with a fresh MLM head whose projection, if
+    # untied, starts as a copy of the token table.
+    "seq2seq_to_encoder": Conversion(
+        source=SEQ2SEQ,
+        target=ENCODER,
+        changes=("decoder_layers", "attention_fusion", "tie_head"),
+        rules=(
+            *_ENCODER_RULES,
+            (r"mlm_head/projection/embedding", "token_embedding/embedding"),
+            (r"mlm_head", NEW),
+        ),
+    ),
+    # The same model goes on under another objective or schedule.
+    "identity": Conversion(source=EITHER, target=EITHER, changes=(), rules=((r".*", SAME),)),
+    # Another vocabulary: rows of equal pieces are kept, the other pieces start as the mean.
+    "new_vocabulary": Conversion(
+        source=EITHER,
+        target=EITHER,
+        changes=("vocab_size",),
+        rules=(
+            (r"(token_embedding|lm_head|mlm_head/projection)/embedding", ROWS),
+            (r"mlm_head/bias", ROWS),
+            (r".*", SAME),
+        ),
+        rows=surgery.by_piece,
+    ),
+    # Longer or shorter sequences: the first positions are kept, further ones start as the mean.
+    "new_positions": Conversion(
+        source=EITHER,
+        target=EITHER,
+        changes=("max_positions",),
+        rules=((r"(encoder|decoder)/embedding/position", ROWS), (r".*", SAME)),
+        rows=surgery.positions,
+    ),
+    # A shallower decoder out of the layers of a deeper one.
+    "first_decoder_layers": Conversion(
+        source=SEQ2SEQ,
+        target=SEQ2SEQ,
+        changes=("decoder_layers",),
+        rules=_DECODER_LAYERS,
+        rows=surgery.first_layers,
+    ),
+    "last_decoder_layers": Conversion(
+        source=SEQ2SEQ,
+        target=SEQ2SEQ,
+        changes=("decoder_layers",),
+        rules=_DECODER_LAYERS,
+        rows=surgery.last_layers,
+    ),
+    "every_kth_decoder_layer": Conversion(
+        source=SEQ2SEQ,
+        target=SEQ2SEQ,
+        changes=("decoder_layers",),
+        rules=_DECODER_LAYERS,
+        rows=surgery.every_kth_layer,
+    ),
+}
+
+# These concern training and computing; every other field decides what a parameter means.
+FREE = (
+    "dropout",
+    "attention_dropout",
+    "initializer_range",
+    "dtype",
+    "scan_layers",
+    "remat",
+)

@@ -1,0 +1,178 @@
+"""Files of weights: safetensors written tensor by tensor, safetensors and torch files read lazily.
+
+The safetensors library writes what is in memory already; a large model is not. The format is a
+length (8 bytes, little-endian), a header in JSON and the data, so that a file can be written in one
+pass once all shapes are known. Reading is the library's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+
+from seqrecipes.errors import UserError
+
+SHARD_BYTES = 5_000_000_000
+INDEX = "model.safetensors.index.json"
+_NAME = "model.safetensors"
+_SAFE = (_NAME, INDEX)
+_PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def write(
+    folder: pathlib.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    arrays: Iterable[tuple[str, np.ndarray]],
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes float32 tensors to one `model.safetensors`, or to shards with an index.
+
+    One tensor is held at a time, beside what `arrays` holds.
+
+    Args:
+      folder: exists.
+      shapes: {name: shape} in order.
+      arrays: the tensors, in the same order.
+      shard_bytes: largest size of a file; a larger tensor has a file of its own.
+    """
+    sizes = {name: 4 * math.prod(shape) for name, shape in shapes.items()}
+    shards: list[list[str]] = [[]]
+    room = shard_bytes
+    for name, size in sizes.items():
+        if size > room and shards[-1]:
+            shards.append([])
+            room = shard_bytes
+        shards[-1].append(name)
+        room -= size
+    count = len(shards)
+    files = (
+        [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+        if count > 1
+        else [_NAME]
+    )
+    stream = iter(arrays)
+    for file, names in zip(files, shards, strict=True):
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for name in names:
+            end = offset + sizes[name]
+            header[name] = {
+                "dtype": "F32",
+                "shape": list(shapes[name]),
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        with open(folder / file, "wb") as output:
+            output.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                given, array = next(stream)
+                assert given == name and array.shape == shapes[name], (given, name, array.shape)
+                output.write(np.ascontiguousarray(array, "<f4").data)
+    if count > 1:
+        index = {
+            "metadata": {"total_size": sum(sizes.values())},
+            "weight_map": {
+                name: file for file, names in zip(files, shards, strict=True) for name in names
+            },
+        }
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+class Weights:
+    """The tensors of a folder, read one at a time.
+
+    Args:
+      folder: holds `model.safetensors`, its shards with an index, or the same as
+        `pytorch_model.bin`, which is read by PyTorch's loader of plain tensors and runs no code.
+
+    Attributes:
+      shapes: {name: shape}.
+
+    Raises:
+      UserError: no such file, or one that is damaged or cut off.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        names = (*_SAFE, *_PICKLED)
+        found = next((folder / name for name in names if (folder / name).is_file()), None)
+        if found is None:
+            raise UserError(
+                "CHECKPOINT",
+                str(folder),
+                f"holds none of {', '.join(names)}; name a folder of a model",
+            )
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._readers: dict[str, Callable[[str], np.ndarray]] = {}
+        for file in _shards(found):
+            shapes, reader = (_open_safetensors if found.name in _SAFE else _open_pickled)(file)
+            self.shapes |= shapes
+            self._readers |= dict.fromkeys(shapes, reader)
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor in float32."""
+        return self._readers[name](name).astype(np.float32, copy=False)
+
+
+def _shards(file: pathlib.Path) -> Sequence[pathlib.Path]:
+    if not file.name.endswith(".index.json"):
+        return [file]
+    try:
+        names = sorted(set(json.loads(file.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError("CHECKPOINT", str(file), "not an index of shards") from error
+    if missing := [name for name in names if not (file.parent / name).is_file()]:
+        raise UserError("CHECKPOINT", str(file), f"these shards are missing: {', '.join(missing)}")
+    return [file.parent / name for name in names]
+
+
+_Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]
+
+
+def _open_safetensors(path: pathlib.Path) -> _Opened:
+    try:
+        file = safetensors.safe_open(path, framework="numpy")
+    except safetensors.SafetensorError as error:
+        raise UserError(
+            "CHECKPOINT", str(path), f"damaged or cut off ({error}); fetch it again"
+        ) from error
+    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    return shapes, file.get_tensor
+
+
+def _open_pickled(path: pathlib.Path) -> _Opened:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "CHECKPOINT", str(path), "reading it needs torch: pip install 'seqrecipes[hf]'"
+        ) from error
+    try:
+        tensors = torch.load(
+            # Files older than PyTorch 1.6 are no zip archives and cannot be mapped.
+            path,
+            map_location="cpu",
+            weights_only=True,
+            mmap=zipfile.is_zipfile(path),
+        )
+    except Exception as error:  # its kinds differ from version to version
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            "CHECKPOINT",
+            str(path),
+            f"damaged, or more than plain tensors, which are all that is read ({reason})",
+        ) from error
+    tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
+    return (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        lambda name: tensors[name].float().numpy(),
+    )

@@ -1,0 +1,311 @@
+"""Checkpoints out to Hugging Face's format and back in: what `convert` and recipes do with one.
+
+The formats are in `seqrecipes.conversion.hf`; this is the way from a checkpoint's folder to theirs:
+its vocabulary, its history for the model card, the comparison with transformers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from seqrecipes import models, recipe, tree
+from seqrecipes.conversion import warm_start
+from seqrecipes.conversion.hf import card, config, load, parity
+from seqrecipes.conversion.hf.export import export
+from seqrecipes.conversion.hf.vocabulary import read_vocabulary
+from seqrecipes.data import pieces
+from seqrecipes.data.corpora.corpus import texts
+from seqrecipes.data.corpora.sample import SampleCorpus
+from seqrecipes.errors import UserError
+from seqrecipes.folders import whole_folder
+from seqrecipes.models import ModelConfig
+from seqrecipes.training import checkpoints
+from seqrecipes.training.partitioning import Partitioning, Placement
+from seqrecipes.training.phases import Phase
+
+PARITY_FILE = "parity.json"
+_DOCUMENTS = 4  # of each language, for the comparison
+
+
+def find_vocabulary(
+    checkpoint: pathlib.Path, metadata: Mapping[str, Any], given: str | None
+) -> bytes:
+    """The SentencePiece model that a checkpoint was trained with.
+
+    Args:
+      checkpoint: a checkpoint's folder; its run or its stage may hold the vocabulary.
+      metadata: of the checkpoint.
+      given: a path, or None to look in these two places.
+
+    Raises:
+      UserError: it is in neither, or the one given is another.
+    """
+    stage = checkpoint.parent.parent
+    places = [each / "vocabulary" / "spm.model" for each in (stage, stage.parent)]
+    for file in [pathlib.Path(given)] if given else places:
+        if file.is_file():
+            model = file.read_bytes()
+            checksum = pieces.checksum(model)
+            if checksum == metadata["vocabulary"]:
+                return model
+            if given:
+                raise UserError(
+                    "--vocabulary",
+                    given,
+                    f"has the checksum {checksum[:12]} (SHA-256); the checkpoint was trained with "
+                    f"{metadata['vocabulary'][:12]}",
+                )
+    if given:
+        raise UserError("--vocabulary", given, "no such file")
+    raise UserError(
+        "CHECKPOINT",
+        str(checkpoint),
+        f"its vocabulary ({metadata['vocabulary'][:12]}, SHA-256) is not in "
+        f"{' or '.join(str(place.parent) for place in places)}; name it with --vocabulary",
+    )
+
+
+def export_checkpoint(
+    checkpoint: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    vocabulary: str | None = None,
+    headless: bool = False,
+    verify: bool = False,
+    partitioning: Partitioning | None = None,
+) -> str:
+    """Writes a checkpoint as a folder that transformers opens.
+
+    Args:
+      checkpoint: a checkpoint's folder.
+      output: must not exist.
+      vocabulary: path of its SentencePiece model; None looks beside the checkpoint.
+      headless: the encoder alone.
+      verify: compare with transformers, and write no folder where the two differ.
+      partitioning: devices for the comparison.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: something is missing or cannot be expressed, or the comparison failed.
+    """
+    metadata = checkpoints.read_metadata(checkpoint)
+    ours = ModelConfig.from_dict(metadata["model"], field=str(checkpoint))
+    model = find_vocabulary(checkpoint, metadata, vocabulary)
+    pieces_count = len(pieces.pieces(model))
+    with checkpoints.disk_errors(output), whole_folder(output) as folder:
+        leaves = tree.flatten(models.parameter_shapes(ours))
+        with tqdm(
+            total=4 * sum(leaf.size for leaf in leaves.values()),
+            desc=f"exporting {output.name}",
+            unit="B",
+            unit_scale=True,
+            disable=None,
+        ) as bar:
+
+            def read(path: str) -> np.ndarray:
+                leaf = checkpoints.read_leaf(checkpoint, path)
+                bar.update(leaf.nbytes)
+                return leaf
+
+            export(folder, ours, read, vocabulary=model, headless=headless)
+        lines = []
+        if verify:
+            params = checkpoints.restore_params(
+                checkpoint, models.parameter_shapes(ours), _placement(partitioning)
+            )
+            result = _parity(folder, ours, params, model, trust=True)
+            (folder / PARITY_FILE).write_text(_json(result.to_json()), "utf-8")
+            lines = str(result).splitlines()
+        facts = card.Facts(
+            name=metadata.get("stage", output.name),
+            parameters=_parameters(dataclasses.replace(ours, vocab_size=pieces_count), headless),
+            pieces=pieces_count,
+            parity=lines,
+            **_history(metadata),
+        )
+        (folder / "README.md").write_text(card.card(ours, facts, headless=headless), "utf-8")
+    kind = config.model_type(dataclasses.replace(ours, decoder_layers=0) if headless else ours)
+    cut = ours.vocab_size - pieces_count
+    notes = [f"{cut:,} padded rows of the vocabulary's tables cut off"] if cut else []
+    return "\n".join([*notes, *lines, f"written to {output} ({kind})"])
+
+
+def import_folder(
+    folder: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    vocabulary: str | None = None,
+    sentinels: int = 0,
+    verify: bool = False,
+    partitioning: Partitioning | None = None,
+    seed: int = 0,
+) -> str:
+    """Makes a checkpoint, to warm-start from, of a folder in Hugging Face's format.
+
+    Args:
+      folder: a model that transformers opens.
+      output: must not exist.
+      vocabulary: path of a SentencePiece model to take in place of the folder's tokenizer.
+      sentinels: for span corruption, added to the folder's tokenizer.
+      verify: compare with transformers, and write nothing where the two differ.
+      partitioning: devices to load onto.
+      seed: of a head that the folder lacks.
+
+    Returns:
+      What was done, for the terminal.
+
+    Raises:
+      UserError: the folder is no model that ours can be, or the comparison failed.
+    """
+    placement = _placement(partitioning)
+    values = load.read_config(folder)
+    theirs = config.from_hf(values)
+    found = read_vocabulary(folder, sentinels=sentinels)
+    model = pieces.load(vocabulary).data if vocabulary else found.model
+    if model is None:
+        raise UserError(
+            "--vocabulary",
+            None,
+            f"the tokenizer in {folder} has no SentencePiece form; name a vocabulary, and its rows "
+            "are found by piece",
+        )
+    imported = load.load(folder, placement=placement, seed=seed)
+    lines = [f"imported {folder} ({values['model_type']})", *imported.notes]
+    files = {}
+    if verify:
+        result = _parity(folder, theirs, imported.params, found.model, trust=_is_ours(folder))
+        files[PARITY_FILE] = _json(result.to_json())
+        lines += str(result).splitlines()
+    ours, params = theirs, imported.params
+    wanted = pieces.pieces(model)
+    if list(found.pieces) != wanted:
+        ours = dataclasses.replace(theirs, vocab_size=len(wanted))
+        account = warm_start.plan(
+            "new_vocabulary",
+            models.parameter_shapes(theirs),
+            models.parameter_shapes(ours),
+            pieces=(found.pieces, wanted),
+        )
+        initialise = functools.partial(models.init_params, ours, seed)
+        params = warm_start.apply(account, params, initialise=initialise, placement=placement)
+        lines.append(str(account))
+    checkpoints.save_params(
+        output,
+        params,
+        {
+            "model": ours.to_dict(),
+            "converted_from": str(folder.absolute()),
+            "conversion": "from_hf",
+        },
+        vocabulary=model,
+        account="\n".join(lines),
+        files=files,
+    )
+    return "\n".join([*lines, f"written to {output}; use it as WarmStart.source"])
+
+
+def _placement(partitioning: Partitioning | None) -> Placement:
+    partitioning = partitioning or Partitioning()
+    return functools.partial(partitioning.parameter_shardings, mesh=partitioning.mesh())
+
+
+def _parity(
+    folder: pathlib.Path,
+    ours: ModelConfig,
+    params: Mapping[str, Any],
+    vocabulary: bytes | None,
+    *,
+    trust: bool,
+) -> parity.Parity:
+    """Compares on random tokens, and on the sample where the vocabulary is one of ours.
+
+    Raises:
+      UserError: transformers is not installed, or the two differ.
+    """
+    corpus = SampleCorpus()
+    documents = {
+        language: list(itertools.islice(filter(None, texts(corpus, language, "train")), _DOCUMENTS))
+        for language in corpus.languages
+    }
+    result = parity.verify(
+        folder, models.build(ours), params, vocabulary=vocabulary, texts=documents, trust=trust
+    )
+    if not result.passed:
+        raise UserError("--verify", str(folder), "; ".join(result.failures))
+    return result
+
+
+def _parameters(ours: ModelConfig, headless: bool) -> int:
+    leaves = tree.flatten(models.parameter_shapes(ours)).items()
+    parts = ("encoder/", "token_embedding/") if headless else ("",)
+    return sum(leaf.size for path, leaf in leaves if path.startswith(parts))
+
+
+def _history(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's metadata says of its training, as fields of `card.Facts`."""
+    if "recipe" not in metadata:
+        name = pathlib.Path(metadata["converted_from"]).name
+        return {"origin": f"`{metadata['conversion']}` from `{name}`"}
+    written = metadata["recipe"]
+    by_name = {stage["name"]: stage for stage in written["stages"]}
+    lineage: list[Mapping[str, Any]] = []
+    source = metadata["stage"]
+    while source in by_name:
+        lineage.insert(0, by_name[source])
+        source = (by_name[source]["warm_start"] or {}).get("source")
+    stages = [
+        _stage(
+            stage, written["sequence_length"], metadata["step"] if stage is lineage[-1] else None
+        )
+        for stage in lineage
+    ]
+    return {
+        "languages": written["languages"],
+        "corpus": f"`{written['corpus']}` (fingerprint {written['corpus_fingerprint'][:12]})",
+        "stages": stages,
+        "origin": f"`{pathlib.Path(source).name}`" if source else "",
+    }
+
+
+def _stage(stage: Mapping[str, Any], sequence_length: int, stop: int | None) -> card.Stage:
+    """A stage's row of the card, up to a step."""
+    phases, start = [], 0
+    for phase in (Phase(**each) for each in stage["phases"]):
+        steps = phase.steps if stop is None else min(phase.steps, stop - start)
+        if steps > 0:
+            phases.append(dataclasses.replace(phase, steps=steps))
+        start += phase.steps
+    model = ModelConfig.from_dict(
+        {"scan_layers": True, "remat": "none"} | stage["model"], field=stage["name"]
+    )
+    tokens = stage["batch_size"] * sequence_length
+    steps = sum(phase.steps for phase in phases)
+    return card.Stage(
+        name=stage["name"],
+        objective=stage["objective"],
+        steps=steps,
+        tokens=steps * tokens,
+        training_units=recipe.training_units(model, phases, tokens),
+        phases=[(phase.steps, tuple(phase.freeze)) for phase in phases],
+    )
+
+
+def _is_ours(folder: pathlib.Path) -> bool:
+    """Whether the folder's code, which transformers would run, is the file of this package."""
+    file = folder / config.MODELING_FILE
+    return file.is_file() and file.read_bytes() == config.modeling_file().read_bytes()
+
+
+def _json(values: object) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,201 @@
+"""Our own class for transformers computes what our model does, and is a model like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+import transformers
+
+from seqrecipes import models
+from seqrecipes.conversion.hf.config import MODELING_FILE
+from seqrecipes.models import ModelConfig
+from tests.hf import harness
+
+CASES = {
+    "plain": {"embedding_norm": False},
+    "epsilon": {"norm_epsilon": 1e-6, "norm": "post", "tie_head": False},
+    "shared": {"attention_fusion": "shared", "norm": "post", "tie_head": False},
+    "per_layer": {"attention_fusion": "per_layer"},
+}
+
+
+class Case(NamedTuple):
+    config: ModelConfig
+    params: dict[str, Any]
+    folder: Path
+
+
+def load(folder: Path) -> Any:
+    return transformers.AutoModelForSeq2SeqLM.from_pretrained(
+        folder, trust_remote_code=True, local_files_only=True
+    )
+
+
+@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
+def case(request, vocabulary, tmp_path_factory) -> Case:
+    config = harness.config(vocabulary, **request.param)
+    folder = tmp_path_factory.mktemp("own") / "model"
+    return Case(config, harness.exported(folder, config, vocabulary), folder)
+
+
+@pytest.fixture
+def model(case: Case) -> Any:
+    return load(case.folder)
+
+
+@torch.no_grad()
+def test_logits_are_ours(case, model):
+    source, target = harness.batch(case.config)
+    found = model(
+        input_ids=torch.tensor(source).long(), decoder_input_ids=torch.tensor(target).long()
+    ).logits.numpy()
+    ours = models.build(case.config).apply(
+        {"params": case.params},
+        {"encoder_input_tokens": source, "decoder_input_tokens": target},
+    )
+    np.testing.assert_allclose(found, ours[..., : found.shape[-1]], rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_memories_are_softmax_mixtures_of_the_layers(case, model):
+    ids = torch.tensor(harness.batch(case.config)[0]).long()
+    output = model.get_encoder()(ids, output_hidden_states=True)
+    fusion = case.config.attention_fusion
+    if fusion == "none":
+        assert model.model.encoder.fusion_query is None
+        assert torch.equal(output.memory[:, 0], output.last_hidden_state)
+        return
+    # Of the states, the last one is normalised already.
+    norm = model.model.encoder.layer_norm
+    layers = [*map(norm, output.hidden_states[1:-1]), output.last_hidden_state]
+    states_LxBxSxD = np.stack([layer.numpy() for layer in layers]).astype(np.float64)
+    queries = model.model.encoder.fusion_query.numpy().astype(np.float64)
+    assert len(queries) == (1 if fusion == "shared" else case.config.decoder_layers)
+    for i, query_D in enumerate(queries):
+        exponentials = np.exp(states_LxBxSxD @ query_D / np.sqrt(case.config.hidden_size))
+        weights_LxBxS = exponentials / exponentials.sum(axis=0)
+        expected = (weights_LxBxS[..., None] * states_LxBxSxD).sum(axis=0)
+        np.testing.assert_allclose(output.memory[:, i].numpy(), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_and_is_found_without_a_mask(case, model):
+    source, target = (torch.tensor(x).long() for x in harness.batch(case.config))
+    whole = model(input_ids=source, decoder_input_ids=target).logits
+    masked = model(
+        input_ids=source, attention_mask=(source != harness.PAD).long(), decoder_input_ids=target
+    ).logits
+    assert torch.equal(whole, masked)
+    for row, ids in enumerate(source):
+        alone = model(
+            input_ids=ids[ids != harness.PAD][None], decoder_input_ids=target[row][None]
+        ).logits
+        torch.testing.assert_close(alone[0], whole[row], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_generation_is_the_same_with_every_cache(case, model, beams):
+    ids = torch.tensor(harness.batch(case.config)[0]).long()
+    options = {"num_beams": beams, "do_sample": False, "max_new_tokens": 12}
+    plain = model.generate(ids, use_cache=False, **options)
+    assert plain.shape[1] > 2
+    assert torch.equal(model.generate(ids, **options), plain)
+    assert torch.equal(model.generate(ids, cache_implementation="static", **options), plain)
+
+
+@torch.no_grad()
+def test_a_beam_search_of_one_row_is_that_of_the_row_in_a_batch(case, model):
+    ids = torch.tensor(harness.batch(case.config)[0]).long()
+    options = {"num_beams": 3, "do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8}
+    together = model.generate(ids, **options)
+    for row in range(len(ids)):
+        alone = model.generate(ids[row : row + 1], **options)
+        assert torch.equal(alone[0], together[row])
+
+
+def test_the_loss_is_the_mean_of_what_the_labels_miss(case, model):
+    source, labels = (torch.tensor(x).long() for x in harness.batch(case.config))
+    labels[0, 3:] = -100
+    with torch.no_grad():
+        output = model(input_ids=source, labels=labels)
+        # </s> first, then the labels but the last; what stands behind them does not matter.
+        shifted = torch.cat([torch.full((len(labels), 1), 2), labels[:, :-1]], dim=1)
+        logits = model(input_ids=source, decoder_input_ids=shifted.clamp(min=0)).logits
+    logits, labels = logits.numpy().astype(np.float64), labels.numpy()
+    surprise = [
+        np.log(np.exp(logits[b, t]).sum()) - logits[b, t, labels[b, t]]
+        for b, t in zip(*np.nonzero(labels != -100), strict=True)
+    ]
+    assert len(surprise) == labels.size - labels.shape[1] + 3
+    np.testing.assert_allclose(output.loss.item(), np.mean(surprise), rtol=1e-5)
+
+
+def test_every_parameter_has_a_gradient(model, case):
+    source, labels = (torch.tensor(x).long() for x in harness.batch(case.config))
+    model.train()
+    model(input_ids=source, labels=labels).loss.backward()
+    without = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
+    # A bias of keys shifts all scores of a query alike.
+    assert all(name.endswith("k_proj.bias") for name in without)
+
+
+@torch.no_grad()
+def test_dropout_is_for_training_alone(vocabulary, tmp_path):
+    config = harness.config(vocabulary, attention_fusion="shared", dropout=0.5)
+    harness.exported(tmp_path / "model", config, vocabulary)
+    model = load(tmp_path / "model")
+    source, target = (torch.tensor(x).long() for x in harness.batch(config))
+
+    def logits() -> torch.Tensor:
+        return model(input_ids=source, decoder_input_ids=target).logits
+
+    assert torch.equal(logits(), logits())
+    model.train()
+    assert not torch.equal(logits(), logits())
+
+
+def test_saved_again_it_is_the_same_model(case, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / MODELING_FILE).is_file()
+    before, after = (
+        set(safetensors.safe_open(folder / "model.safetensors", "numpy").keys())
+        for folder in (case.folder, tmp_path)
+    )
+    assert before == after
+    assert ("lm_head.weight" in after) is not case.config.tie_head
+    again = load(tmp_path)
+    assert again.config.to_diff_dict() == model.config.to_diff_dict()
+    assert (again.lm_head.weight is again.model.shared.weight) is case.config.tie_head
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_new_model_mixes_its_layers_evenly():
+    from seqrecipes.conversion.hf.config import modeling_file
+
+    module = transformers.dynamic_module_utils.get_class_from_dynamic_module(
+        "modeling_seqrecipes.SeqRecipesForConditionalGeneration", str(modeling_file().parent)
+    )
+    shape = {"vocab_size": 30, "d_model": 8, "ffn_dim": 8, "attention_heads": 2}
+    depth = {"encoder_layers": 2, "decoder_layers": 3, "attention_fusion": "per_layer"}
+    model = module(module.config_class(**shape, **depth, init_std=0.5))
+    assert torch.equal(model.model.encoder.fusion_query, torch.zeros(3, 8))
+    assert model.model.encoder.layers[0].fc1.weight.std() > 0.3
+    assert not model.model.encoder.layers[0].fc1.bias.any()
+
+
+@pytest.mark.parametrize("field", ["norm", "attention_fusion"])
+def test_a_setting_that_does_not_exist_is_refused(case, field):
+    config = transformers.AutoConfig.from_pretrained(case.folder, trust_remote_code=True)
+    setattr(config, field, "both")
+    with pytest.raises(KeyError, match="both"):
+        transformers.AutoModelForSeq2SeqLM.from_config(config, trust_remote_code=True)
