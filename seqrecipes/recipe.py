@@ -40,8 +40,8 @@ class Stage:
 
     Attributes:
       name: name of its folder in MODEL_DIR.
-      model: path of a file in `configs/`.
-      size: which of the file's sizes.
+      model: path of a file in `configs/`, or of a checkpoint (a stage's folder) to be as it is.
+      size: which of the file's sizes; nothing to a checkpoint.
       objective: how text becomes examples: `mlm`, `span_drop`, `span_mask`.
       phases: spans of steps with their frozen sets, in order.
       batch_size: examples per update.

@@ -115,9 +115,7 @@ def resolve(
     """
     resolved: list[ResolvedStage] = []
     for index, stage in enumerate(recipe.stages):
-        config = model_config.load(
-            stage.model, size=stage.size, vocab_size=vocab_size, overrides=stage.model_overrides
-        )
+        config = _model(stage, vocab_size)
         if recipe.sequence_length > config.max_positions:
             raise UserError(
                 "Recipe.sequence_length",
@@ -156,6 +154,24 @@ def resolve(
     unfinished = [stage.checkpoint_bytes for stage in resolved if not stage.finished]
     checkpoints.check_space(model_dir, keep * max(unfinished, default=0))
     return resolved
+
+
+def _model(stage: Stage, vocab_size: int) -> ModelConfig:
+    """The stage's model: of a file in `configs/`, or of a checkpoint."""
+    if pathlib.Path(stage.model).is_dir():
+        folder = checkpoints.find(stage.model, field="Stage.model")
+        values = checkpoints.read_metadata(folder)["model"]
+        config = ModelConfig.from_dict(values, field="Stage.model")
+        config = model_config.override(config, stage.model_overrides)
+    else:
+        config = model_config.load(
+            stage.model, size=stage.size, vocab_size=vocab_size, overrides=stage.model_overrides
+        )
+    if config.vocab_size < vocab_size:
+        raise UserError(
+            "vocab_size", config.vocab_size, f"the vocabulary has {vocab_size} pieces; have as many"
+        )
+    return config
 
 
 def _check_features(stage: Stage, training: Training) -> None:

@@ -8,12 +8,15 @@ import json
 import jax
 import pytest
 
-from seqrecipes import resolve
+from seqrecipes import models, resolve
+from seqrecipes.errors import UserError
 from seqrecipes.models import config as model_config
 from seqrecipes.recipe import Recipe, Stage, WarmStart, training_units
+from seqrecipes.training import checkpoints
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase
+from tests.models import tiny
 
 PAPER_BATCH = 2048 * 512
 FROZEN = ("encoder", "token_embedding")
@@ -75,6 +78,31 @@ def identity(recipe: Recipe, tmp_path) -> dict:
         features=features,
     )
     return resolve.identity(recipe, resolved, {"vocabulary": "a"})
+
+
+def test_a_model_may_be_that_of_a_checkpoint(tmp_path):
+    config = tiny.config(vocab_size=70, norm="post", decoder_layers=0, max_positions=40)
+    params = jax.jit(lambda: models.init_params(config, 0))()
+    checkpoints.save_params(
+        tmp_path / "old", params, {"model": config.to_dict()}, vocabulary=b"", account=""
+    )
+    old = str(tmp_path / "old")
+    encoder, seq2seq = (
+        dataclasses.replace(stage, model=old, model_overrides=overrides)
+        for stage, overrides in zip(
+            small_recipe().stages, ({}, {"decoder_layers": 3, "tie_head": False}), strict=True
+        )
+    )
+    recipe = small_recipe(stages=[encoder, seq2seq])
+    stages = identity(recipe, tmp_path / "run")["stages"]
+    assert [(s["model"]["vocab_size"], s["model"]["decoder_layers"]) for s in stages] == [
+        (70, 0),
+        (70, 3),
+    ]
+    assert all(s["model"]["norm"] == "post" for s in stages)
+    few = dataclasses.replace(encoder, model_overrides={"vocab_size": 63})
+    with pytest.raises(UserError, match="vocab_size = 63: the vocabulary has 64 pieces"):
+        identity(small_recipe(stages=[few]), tmp_path / "run")
 
 
 def test_an_identity_survives_json_and_leaves_out_what_changes_no_number(tmp_path):

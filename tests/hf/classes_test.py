@@ -49,7 +49,7 @@ XLMR_BASE = {
     "max_position_embeddings": 514,
     "type_vocab_size": 1,
 }
-CASES = {
+CASES: dict[str, Any] = {
     "roberta-prelayernorm": ("RobertaPreLayerNormForMaskedLM", {}),
     "roberta-prelayernorm untied": (
         "RobertaPreLayerNormForMaskedLM",

@@ -79,7 +79,7 @@ def states(
 ) -> dict[str, list[np.ndarray]]:
     """{stack: embeddings, then every layer's output, after the last LayerNorm if pre-LN}."""
     table = params["token_embedding"]["embedding"]
-    mask = padding_mask(source, config.pad_id)
+    mask = padding_mask(jnp.asarray(source), config.pad_id)
 
     def run(side: str, tokens: np.ndarray, layers: int, *arguments: Any) -> list[np.ndarray]:
         x = Embedder(config).apply({"params": params[side]["embedding"]}, table[tokens], None)

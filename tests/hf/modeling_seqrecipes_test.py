@@ -16,7 +16,7 @@ from seqrecipes.conversion.hf.config import MODELING_FILE
 from seqrecipes.models import ModelConfig
 from tests.hf import harness
 
-CASES = {
+CASES: dict[str, Any] = {
     "plain": {"embedding_norm": False},
     "epsilon": {"norm_epsilon": 1e-6, "norm": "post", "tie_head": False},
     "shared": {"attention_fusion": "shared", "norm": "post", "tie_head": False},
@@ -36,7 +36,7 @@ def load(folder: Path) -> Any:
     )
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
+@pytest.fixture(scope="module", params=CASES.values(), ids=list(CASES))
 def case(request, vocabulary, tmp_path_factory) -> Case:
     config = harness.config(vocabulary, **request.param)
     folder = tmp_path_factory.mktemp("own") / "model"
@@ -54,7 +54,7 @@ def test_logits_are_ours(case, model):
     found = model(
         input_ids=torch.tensor(source).long(), decoder_input_ids=torch.tensor(target).long()
     ).logits.numpy()
-    ours = models.build(case.config).apply(
+    ours: Any = models.build(case.config).apply(
         {"params": case.params},
         {"encoder_input_tokens": source, "decoder_input_tokens": target},
     )

@@ -22,7 +22,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from tests.hf import harness
 
-CASES = {
+CASES: dict[str, Any] = {
     "roberta-prelayernorm": {"decoder_layers": 0},
     "xlm-roberta": {"decoder_layers": 0, "norm": "post", "tie_head": False},
     "mbart": {"tie_head": False},
@@ -92,6 +92,7 @@ def test_an_export_passes(kind, overrides, vocabulary, tmp_path):
         *(f"text: {language}" for language in harness.TEXTS),
     ]
     assert all(0 < each.absolute < 2e-5 for each in found.comparisons)
+    assert found.tokenizer is not None
     assert found.tokenizer == Tokenized(5, 0, found.tokenizer.tokens, 0)
     assert found.tokenizer.tokens > 25
     expected = [] if not case.config.decoder_layers else ["greedy search", "3 beams"]

@@ -17,7 +17,7 @@ from seqrecipes.data import pieces
 from seqrecipes.models import ModelConfig
 from tests.hf import harness
 
-CASES = {
+CASES: dict[str, Any] = {
     "encoder": {"decoder_layers": 0},
     "encoder untied": {"decoder_layers": 0, "norm": "post", "tie_head": False},
     "mbart": {},
@@ -66,11 +66,9 @@ def test_the_pipeline_fills_a_mask_as_our_model_does(name, vocabulary, tmp_path)
     ids = [0, *model.tokenizer.EncodeAsIds("Die Katze sitzt auf dem"), pieces.specials(model).mask]
     at = len(ids) - 1
     ids.append(2)
-    logits = models.build(case.config).apply(
-        {"params": case.params},
-        {"encoder_input_tokens": np.array([ids]), "masked_positions": np.array([[at]])},
-    )[0, 0, : len(pieces.pieces(vocabulary))]
-    logits = np.asarray(logits, np.float64)
+    batch = {"encoder_input_tokens": np.array([ids]), "masked_positions": np.array([[at]])}
+    ours: Any = models.build(case.config).apply({"params": case.params}, batch)
+    logits = np.asarray(ours[0, 0, : len(pieces.pieces(vocabulary))], np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum()
     best = np.argsort(-probabilities)[:4]
     assert [each["token"] for each in found] == best.tolist()
