@@ -21,7 +21,7 @@ from seqrecipes import models, recipe, tree
 from seqrecipes.conversion import warm_start
 from seqrecipes.conversion.hf import card, config, load, parity
 from seqrecipes.conversion.hf.export import export
-from seqrecipes.conversion.hf.vocabulary import read_vocabulary
+from seqrecipes.conversion.hf.vocabulary import FILES, Imported, read_vocabulary
 from seqrecipes.data import pieces
 from seqrecipes.data.corpora.corpus import texts
 from seqrecipes.data.corpora.sample import SampleCorpus
@@ -99,6 +99,8 @@ def export_checkpoint(
     Raises:
       UserError: something is missing or cannot be expressed, or the comparison failed.
     """
+    if verify:
+        parity.libraries()  # lest their absence is found after all is written
     metadata = checkpoints.read_metadata(checkpoint)
     ours = ModelConfig.from_dict(metadata["model"], field=str(checkpoint))
     model = find_vocabulary(checkpoint, metadata, vocabulary)
@@ -156,7 +158,8 @@ def import_folder(
     Args:
       folder: a model that transformers opens.
       output: must not exist.
-      vocabulary: path of a SentencePiece model to take in place of the folder's tokenizer.
+      vocabulary: path of a SentencePiece model to take in place of the folder's tokenizer; the
+        model's own where the folder has none.
       sentinels: for span corruption, added to the folder's tokenizer.
       verify: compare with transformers, and write nothing where the two differ.
       partitioning: devices to load onto.
@@ -168,18 +171,12 @@ def import_folder(
     Raises:
       UserError: the folder is no model that ours can be, or the comparison failed.
     """
+    if verify:
+        parity.libraries()
     placement = _placement(partitioning)
     values = load.read_config(folder)
     theirs = config.from_hf(values)
-    found = read_vocabulary(folder, sentinels=sentinels)
-    model = pieces.load(vocabulary).data if vocabulary else found.model
-    if model is None:
-        raise UserError(
-            "--vocabulary",
-            None,
-            f"the tokenizer in {folder} has no SentencePiece form; name a vocabulary, and its rows "
-            "are found by piece",
-        )
+    found, model = _vocabularies(folder, vocabulary, sentinels)
     imported = load.load(folder, placement=placement, seed=seed)
     lines = [f"imported {folder} ({values['model_type']})", *imported.notes]
     files = {}
@@ -213,6 +210,29 @@ def import_folder(
         files=files,
     )
     return "\n".join([*lines, f"written to {output}; use it as WarmStart.source"])
+
+
+def _vocabularies(
+    folder: pathlib.Path, given: str | None, sentinels: int
+) -> tuple[Imported, bytes]:
+    """What the rows of a folder's model mean, and the vocabulary to take it to."""
+    if given is None:
+        found = read_vocabulary(folder, sentinels=sentinels)
+        if found.model is None:
+            raise UserError(
+                "--vocabulary",
+                None,
+                f"the tokenizer in {folder} has no SentencePiece form; name a vocabulary, and its "
+                "rows are found by piece",
+            )
+        return found, found.model
+    if sentinels:
+        raise UserError("--sentinels", sentinels, "the one named with --vocabulary has its own")
+    model = pieces.load(given).data
+    if any((folder / name).is_file() for name in FILES):
+        return read_vocabulary(folder), model
+    # Without a tokenizer of its own, the vocabulary named can only be the model's.
+    return Imported(model, pieces.pieces(model)), model
 
 
 def _placement(partitioning: Partitioning | None) -> Placement:

@@ -1,4 +1,4 @@
-"""Eight CPU devices for the whole session, so that meshes are tested on any machine.
+"""Eight CPU devices for the whole session, so that meshes are tested on any machine; a vocabulary.
 
 The variables are read when JAX starts, hence here, before any test imports it. Child processes
 inherit them; a test that wants another number of devices sets `XLA_FLAGS` for its child.
@@ -7,6 +7,8 @@ inherit them; a test that wants another number of devices sets `XLA_FLAGS` for i
 from __future__ import annotations
 
 import os
+
+import pytest
 
 FLAGS = {
     "--xla_force_host_platform_device_count": "8",
@@ -27,3 +29,13 @@ os.environ["XLA_FLAGS"] = " ".join(
         *(f"{name}={value}" for name, value in FLAGS.items()),
     ]
 )
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A small one, trained on the sample."""
+    from seqrecipes.data.corpora.sample import SampleCorpus
+    from seqrecipes.data.vocabulary import sample_texts, train_vocabulary
+
+    folder = tmp_path_factory.mktemp("vocabulary")
+    return train_vocabulary(sample_texts(SampleCorpus()), 2000, folder, sentinels=5).read_bytes()

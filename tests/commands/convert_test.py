@@ -128,6 +128,20 @@ def test_sentinels_are_added_on_the_way_in(folders, vocabularies, tmp_path):
     ]
 
 
+def test_a_folder_without_a_tokenizer_takes_the_one_that_is_named(folders, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("--to=hf", folders["roberta_12e"], out) == 0
+    for name in ("spm.model", "tokenizer.json", "tokenizer_config.json"):
+        (out / name).unlink()
+    assert run("--from=hf", out, tmp_path / "in") == 2
+    assert "--vocabulary" in capsys.readouterr().err
+    named = f"--vocabulary={folders['roberta_12e'] / 'vocabulary' / 'spm.model'}"
+    assert run("--from=hf", out, tmp_path / "in", named, "--sentinels=2") == 2
+    assert "--sentinels = 2" in capsys.readouterr().err
+    assert run("--from=hf", out, tmp_path / "in", named) == 0
+    assert_equal(params(tmp_path / "in"), params(folders["roberta_12e"]))
+
+
 def test_a_conversion_needs_no_file_of_the_target(folders, tmp_path, capsys):
     out = tmp_path / "shallow"
     command = ("--conversion=every_kth_decoder_layer", "--set", "decoder_layers=2")

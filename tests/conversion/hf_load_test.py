@@ -20,6 +20,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from seqrecipes.training.partitioning import Partitioning
+from tests.conversion.harness import on_one_device
 
 NAMES = ("roberta_12e", "bart_12e12d", "bart_12e2d", "bart_12e1d")
 
@@ -36,11 +37,6 @@ def random_leaves(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     shapes = tree.flatten(models.parameter_shapes(config))
     return {path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in shapes.items()}
-
-
-def on_one_device(shapes: tree.Tree) -> dict[str, jax.sharding.Sharding]:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return dict.fromkeys(tree.flatten(shapes), sharding)
 
 
 def assert_same(params: tree.Tree, leaves: dict[str, np.ndarray]) -> None:

@@ -14,6 +14,7 @@ import transformers
 
 from seqrecipes import models
 from seqrecipes.conversion.hf import load, parity
+from tests.conversion.harness import on_one_device
 from tests.hf import harness
 
 ENCODER = {
@@ -118,7 +119,7 @@ def batch(rows: int, vocab_size: int, width: int) -> tuple[np.ndarray, np.ndarra
 def test_all_hidden_states_and_logits_are_theirs(name, overrides, tmp_path):
     theirs = random_model(name, overrides)
     theirs.save_pretrained(tmp_path)
-    found = load.load(tmp_path, placement=harness.on_one_device)
+    found = load.load(tmp_path, placement=on_one_device)
     config = found.config
     source, target = batch(3, config.vocab_size, min(config.max_positions, 64))
     arguments = {
@@ -158,7 +159,7 @@ def test_all_hidden_states_and_logits_are_theirs(name, overrides, tmp_path):
 def test_what_was_imported_passes_the_comparison(name, tmp_path):
     theirs = random_model(*CASES[name])
     theirs.save_pretrained(tmp_path)
-    found = load.load(tmp_path, placement=harness.on_one_device)
+    found = load.load(tmp_path, placement=on_one_device)
     result = parity.verify(
         tmp_path,
         models.build(found.config),
@@ -177,13 +178,13 @@ def test_a_pickled_file_of_tensors_comes_in(tmp_path: Path):
     pickled.mkdir()
     (pickled / "config.json").write_bytes((safe / "config.json").read_bytes())
     torch.save(theirs.state_dict(), pickled / "pytorch_model.bin")
-    one, other = (load.load(each, placement=harness.on_one_device) for each in (safe, pickled))
+    one, other = (load.load(each, placement=on_one_device) for each in (safe, pickled))
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
 
 
 def test_files_in_half_precision_come_in_as_they_are_read_there(tmp_path):
     random_model("BartForConditionalGeneration", {}).bfloat16().save_pretrained(tmp_path)
-    found = load.load(tmp_path, placement=harness.on_one_device)
+    found = load.load(tmp_path, placement=on_one_device)
     result = parity.verify(
         tmp_path, models.build(found.config), found.params, vocabulary=None, texts={}, trust=False
     )
@@ -196,7 +197,7 @@ def test_the_base_shape_with_its_whole_vocabulary(tmp_path):
     theirs = random_model("XLMRobertaForMaskedLM", XLMR_BASE | {"vocab_size": 250_002})
     theirs.save_pretrained(tmp_path)
     del theirs
-    found = load.load(tmp_path, placement=harness.on_one_device)
+    found = load.load(tmp_path, placement=on_one_device)
     result = parity.verify(
         tmp_path, models.build(found.config), found.params, vocabulary=None, texts={}, trust=False
     )

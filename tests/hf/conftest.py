@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 import tempfile
-from pathlib import Path
 
 import pytest
 
@@ -31,12 +30,3 @@ collect_ignore_glob = ["*_test.py"] if missing else []
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if missing:
         terminalreporter.write_line(f"tests/hf left out, not installed: {', '.join(missing)}")
-
-
-@pytest.fixture(scope="session")
-def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    from seqrecipes.data.corpora.sample import SampleCorpus
-    from seqrecipes.data.vocabulary import sample_texts, train_vocabulary
-
-    folder: Path = tmp_path_factory.mktemp("vocabulary")
-    return train_vocabulary(sample_texts(SampleCorpus()), 2000, folder, sentinels=5).read_bytes()

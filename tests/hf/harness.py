@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -58,11 +57,6 @@ def exported(
     folder.mkdir()
     export(folder, config, leaves.__getitem__, vocabulary=vocabulary, headless=headless)
     return tree.unflatten(leaves)
-
-
-def on_one_device(shapes: tree.Tree) -> dict[str, jax.sharding.Sharding]:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return dict.fromkeys(tree.flatten(shapes), sharding)
 
 
 def batch(config: ModelConfig, rows: int = 3, length: int = 12) -> tuple[np.ndarray, np.ndarray]:

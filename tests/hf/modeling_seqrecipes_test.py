@@ -179,6 +179,14 @@ def test_saved_again_it_is_the_same_model(case, model, tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+def test_its_vocabulary_grows_on_both_sides(case, model):
+    rows = model.config.vocab_size
+    model.resize_token_embeddings(rows + 3)
+    assert model.lm_head.weight.shape == model.model.shared.weight.shape
+    assert len(model.lm_head.weight) == model.config.vocab_size == rows + 3
+    assert (model.lm_head.weight is model.model.shared.weight) is case.config.tie_head
+
+
 def test_a_new_model_mixes_its_layers_evenly():
     from seqrecipes.conversion.hf.config import modeling_file
 

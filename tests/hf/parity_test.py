@@ -155,9 +155,20 @@ def test_one_changed_weight_is_found(damaged):
     edit_weights(damaged, change)
     found = damaged.verify()
     assert not found.passed
-    assert found.problems == ()  # transformers has what the file has
+    assert found.problems == ()  # transformers has what the files have
     assert "logits of random tokens differ by" in found.failures[0]
     assert "FAILED: logits of text: de differ by" in str(found)
+
+
+@pytest.mark.parametrize("row", [0, 700, 1990])
+def test_a_changed_row_that_no_example_reads_is_found(row, damaged):
+    name = "roberta_prelayernorm.embeddings.word_embeddings"
+
+    def change(arrays: dict[str, np.ndarray]) -> None:
+        arrays[f"{name}.weight"][row] += 0.1
+
+    edit_weights(damaged, change)
+    assert f"{name} differs by 1.0e-01 in the rows from 0 on" in damaged.verify().problems
 
 
 def test_another_epsilon_is_found(damaged):
@@ -214,11 +225,11 @@ def test_another_tokenizer_is_found(damaged):
 
 
 def test_other_sentences_are_found(vocabulary, tmp_path):
-    case = make(tmp_path / "model", vocabulary)
+    case = make(tmp_path / "model", vocabulary, tie_head=False)
 
     def change(arrays: dict[str, np.ndarray]) -> None:
-        arrays["model.shared.weight"] += np.random.default_rng(0).standard_normal(
-            arrays["model.shared.weight"].shape, np.float32
+        arrays["lm_head.weight"] += np.random.default_rng(0).standard_normal(
+            arrays["lm_head.weight"].shape, np.float32
         )
 
     edit_weights(case, change)

@@ -15,6 +15,7 @@ from seqrecipes import models, tree
 from seqrecipes.conversion.hf import load
 from seqrecipes.data import pieces
 from seqrecipes.models import ModelConfig
+from tests.conversion.harness import on_one_device
 from tests.hf import harness
 
 CASES: dict[str, Any] = {
@@ -139,7 +140,7 @@ def test_a_seq2seq_model_is_fine_tuned(name, vocabulary, tmp_path):
 def test_saved_again_it_comes_back_bit_for_bit(name, overrides, vocabulary, tmp_path):
     case = make(tmp_path / "model", vocabulary, **overrides)
     open_model(case).save_pretrained(tmp_path / "again")
-    found = load.load(tmp_path / "again", placement=harness.on_one_device)
+    found = load.load(tmp_path / "again", placement=on_one_device)
     rows = len(pieces.pieces(vocabulary))
     assert found.config.to_dict() == case.config.to_dict() | {"vocab_size": rows}
     assert found.notes == ()

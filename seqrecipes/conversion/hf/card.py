@@ -112,7 +112,7 @@ def _use(config: ModelConfig, headless: bool) -> str:
     trust = ", trust_remote_code=True" if own else ""
     lines = [
         f"    from transformers import AutoTokenizer, {auto}",
-        "    tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+        f"    tokenizer = AutoTokenizer.from_pretrained(FOLDER{trust})",
         f"    model = {auto}.from_pretrained(FOLDER{trust})",
     ]
     notes = [

@@ -91,8 +91,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: SeqRecipesConfig):
         super().__init__()
-        self.heads = config.attention_heads
-        self.dropout = config.attention_dropout
+        self.heads, self.dropout = config.attention_heads, config.attention_dropout
         self.q_proj = nn.Linear(config.d_model, config.d_model)
         self.k_proj = nn.Linear(config.d_model, config.d_model)
         self.v_proj = nn.Linear(config.d_model, config.d_model)
@@ -326,8 +325,8 @@ class SeqRecipesForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
 
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.lm_head = new_embeddings
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """The labels [B, T] one position later, after the start token."""

@@ -24,13 +24,20 @@ import numpy as np
 
 from seqrecipes import models
 from seqrecipes.conversion.hf.files import Weights
-from seqrecipes.conversion.hf.parity_report import Comparison, Generated, Parity, Tokenized
+from seqrecipes.conversion.hf.parity_report import (
+    ABSOLUTE,
+    Comparison,
+    Generated,
+    Parity,
+    Tokenized,
+)
 from seqrecipes.conversion.hf.stand_in import WIDTH, Ours, compare_generation, pad
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 
 _BOS, _EOS = 0, 2
 _ROWS = 64  # positions whose logits exist at a time
+_TABLE_ROWS = 4096
 _LINES = 2  # of each language, whose logits are compared
 _SENTENCES = 3
 _SENTENCE = 32  # positions of a source to generate from
@@ -45,6 +52,22 @@ class _Example:
 
     source: np.ndarray
     target: np.ndarray | None
+
+
+def libraries() -> tuple[Any, Any]:
+    """torch and transformers.
+
+    Raises:
+      UserError: one of them is not installed.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise UserError(
+            "--verify", True, f"needs {error.name}: pip install 'seqrecipes[hf]'"
+        ) from error
+    return torch, transformers
 
 
 def verify(
@@ -69,16 +92,11 @@ def verify(
     Raises:
       UserError: torch or transformers is missing, or transformers cannot open the folder.
     """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            "--verify", True, f"needs {error.name}: pip install 'seqrecipes[hf]'"
-        ) from error
+    torch, transformers = libraries()
     with _quiet(transformers), torch.inference_mode(), jax.default_matmul_precision("highest"):
         theirs = _open(folder, transformers, torch, trust)
         checksums, problems = _compare_weights(folder, theirs)
+        problems += _compare_tables(torch, theirs, params["token_embedding"]["embedding"])
         ours = Ours(model, params, theirs)
         processor = pieces.parse(vocabulary, pieces.MODEL_NAME).tokenizer if vocabulary else None
         lines = {
@@ -194,6 +212,23 @@ def _compare_weights(
                 f"files hold {'one table' if alike else 'two tables'} for input and head"
             )
     return checksums, problems
+
+
+def _compare_tables(torch: Any, theirs: Any, table: Any) -> Iterator[str]:
+    """Every row of the token table, of which the examples read but some."""
+    count = min(len(table), theirs.config.vocab_size)
+    for name, module in theirs.named_modules():
+        if not isinstance(module, torch.nn.Embedding) or "position" in name:
+            continue
+        if module.num_embeddings != theirs.config.vocab_size:
+            continue  # token types
+        for start in range(0, count, _TABLE_ROWS):
+            rows = torch.arange(start, min(start + _TABLE_ROWS, count))
+            mine = np.asarray(table[start : start + len(rows)])
+            difference = np.abs(module(rows).numpy() - mine).max()
+            if not difference <= ABSOLUTE:
+                yield f"{name} differs by {difference:.1e} in the rows from {start:,} on"
+                break
 
 
 def _read(processor: Any, line: str, longest: int) -> np.ndarray:

@@ -34,6 +34,7 @@ _LANGUAGES = [
     "gl_ES", "sl_SI",
 ]
 # fmt: on
+FILES = (pieces.MODEL_NAME, "sentencepiece.bpe.model", "tokenizer.json", "vocab.json")
 _REMEDY = "name a SentencePiece model in this project's layout with --vocabulary"
 
 
@@ -66,13 +67,13 @@ def read_vocabulary(folder: Path, *, sentinels: int = 0) -> Imported:
       UserError: there is no such file, it is damaged, its special pieces lie elsewhere than ours,
         or its tokenizer does what neither a SentencePiece model nor byte-level BPE does.
     """
-    readers: dict[str, Callable[[Path, int], Imported]] = {
-        pieces.MODEL_NAME: _read_ours,
-        "sentencepiece.bpe.model": _read_fairseq,
-        "tokenizer.json": _read_tokenizer,
-        "vocab.json": _read_byte_level,
-    }
-    for name, read in readers.items():
+    readers: tuple[Callable[[Path, int], Imported], ...] = (
+        _read_ours,
+        _read_fairseq,
+        _read_tokenizer,
+        _read_byte_level,
+    )
+    for name, read in zip(FILES, readers, strict=True):
         path = folder / name
         if path.is_file():
             try:
@@ -84,7 +85,7 @@ def read_vocabulary(folder: Path, *, sentinels: int = 0) -> Imported:
                 *(LookupError, TypeError, ValueError, AttributeError),
             ) as error:
                 raise refused(path, f"this file is damaged ({error})") from error
-    raise refused(folder, f"none of {', '.join(readers)} is there")
+    raise refused(folder, f"none of {', '.join(FILES)} is there")
 
 
 def refused(path: Path, problem: str) -> UserError:
