@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for options in (conversion, export, back, new, either):
         if options not in chosen and (unread := options.given(flags)):
             parser.error(f"{', '.join(unread)}: only {options.title}")
-    return exit_status(lambda: print(_run(flags)))
+    return exit_status(lambda: print(_run(flags)), interrupted="interrupted; nothing was written")
 
 
 class _Options:

@@ -31,11 +31,14 @@ def one_line(error: UserError) -> str:
     return f"error: {first}" + (f" (scope {scopes[0]})" if scopes else "")
 
 
-def exit_status(command: Callable[[], object]) -> int:
-    """Runs a command: 0, or 2 after telling what the user can mend."""
+def exit_status(command: Callable[[], object], *, interrupted: str = "interrupted") -> int:
+    """Runs a command: 0, 2 after telling what the user can mend, 130 after Ctrl-C."""
     try:
         command()
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
     return 0

@@ -70,9 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags, bindings = configuration.parse_flags(_parser(), argv)
     try:
         return exit_status(lambda: _run(flags, bindings))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # Whoever read the output has seen enough; nothing more may be written at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

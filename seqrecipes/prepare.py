@@ -53,11 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, 2 for what the user can mend."""
     flags, bindings = configuration.parse_flags(_parser(), argv)
-    try:
-        return exit_status(lambda: _run(flags, bindings))
-    except KeyboardInterrupt:
-        print("interrupted; the same command does what is left", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: _run(flags, bindings), interrupted="interrupted; the same command does what is left"
+    )
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> None:

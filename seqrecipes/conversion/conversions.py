@@ -52,7 +52,18 @@ class Conversion:
 
 
 _ENCODER_RULES = ((r"encoder", SAME), (r"token_embedding", SAME))
-_DECODER_LAYERS = ((r"decoder/stack/layers", ROWS), (r".*", SAME))
+
+
+def _shallower_decoder(rows: Selection) -> Conversion:
+    """A shallower decoder out of the layers of a deeper one."""
+    return Conversion(
+        source=SEQ2SEQ,
+        target=SEQ2SEQ,
+        changes=("decoder_layers",),
+        rules=((r"decoder/stack/layers", ROWS), (r".*", SAME)),
+        rows=rows,
+    )
+
 
 CONVERSIONS: dict[str, Conversion] = {
     # Soltan et al. 2023, section 2.1.5: a seq2seq model from an MLM encoder. An untied head starts
@@ -101,28 +112,9 @@ CONVERSIONS: dict[str, Conversion] = {
         rules=((r"(encoder|decoder)/embedding/position", ROWS), (r".*", SAME)),
         rows=surgery.positions,
     ),
-    # A shallower decoder out of the layers of a deeper one.
-    "first_decoder_layers": Conversion(
-        source=SEQ2SEQ,
-        target=SEQ2SEQ,
-        changes=("decoder_layers",),
-        rules=_DECODER_LAYERS,
-        rows=surgery.first_layers,
-    ),
-    "last_decoder_layers": Conversion(
-        source=SEQ2SEQ,
-        target=SEQ2SEQ,
-        changes=("decoder_layers",),
-        rules=_DECODER_LAYERS,
-        rows=surgery.last_layers,
-    ),
-    "every_kth_decoder_layer": Conversion(
-        source=SEQ2SEQ,
-        target=SEQ2SEQ,
-        changes=("decoder_layers",),
-        rules=_DECODER_LAYERS,
-        rows=surgery.every_kth_layer,
-    ),
+    "first_decoder_layers": _shallower_decoder(surgery.first_layers),
+    "last_decoder_layers": _shallower_decoder(surgery.last_layers),
+    "every_kth_decoder_layer": _shallower_decoder(surgery.every_kth_layer),
 }
 
 # These concern training and computing; every other field decides what a parameter means.
