@@ -10,12 +10,12 @@ import jax
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.recipe import RECIPE_FILE as RECIPE_FILE
 from seqrecipes.recipe import Recipe
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints
 
-# What a run's folder and a stage's folder say of themselves.
-RECIPE_FILE = "recipe.json"
+# What a stage's folder says of itself.
 STAGE_FILE = "stage.json"
 
 
@@ -76,6 +76,7 @@ def resolved_recipe(
             "",
             f"stage {stage.name}: {stage.model}:{stage.size} on {recipe.corpus}.{stage.objective} "
             f"({state})",
+            *([f"  taken from {one.folder}"] if one.folder.parent != model_dir else []),
             f"  batch {stage.batch_size:,} x {recipe.sequence_length} = "
             f"{one.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
             f"warm-up {stage.optimizer.warmup_steps:,}, floor {stage.optimizer.floor:g}",

@@ -19,6 +19,9 @@ from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase
 
+# What a run's folder says of itself.
+RECIPE_FILE = "recipe.json"
+
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
@@ -93,6 +96,8 @@ class Recipe:
       log_every: steps between reports.
       validate_every: steps between validations.
       validation_examples: largest number of validation examples; 0 takes all.
+      shared: folders of other runs; a stage that one of them has under the same name is taken from
+        there, if it would be trained alike.
       export_hf: write every finished stage in Hugging Face's format too, into `hf/` of its folder.
     """
 
@@ -112,6 +117,7 @@ class Recipe:
     log_every: int = 50
     validate_every: int = 5_000
     validation_examples: int = 4_096
+    shared: Sequence[str] = ()
     export_hf: bool = False
 
     def __post_init__(self) -> None:
@@ -136,6 +142,8 @@ class Recipe:
                 self.vocabulary,
                 f"name the one that {self.prepared} was prepared with",
             )
+        if isinstance(self.shared, str):
+            raise UserError("Recipe.shared", self.shared, "write a list: ['runs/roberta_12e']")
         if self.seed < 0:
             raise UserError("Recipe.seed", self.seed, "must be 0 or more")
 

@@ -12,7 +12,6 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import models, tree
@@ -20,7 +19,7 @@ from seqrecipes.conversion import warm_start
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
-from seqrecipes.recipe import Recipe, Stage, training_units
+from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage, training_units
 from seqrecipes.training import checkpoints
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
@@ -114,6 +113,7 @@ def resolve(
       UserError: whatever cannot work, by field.
     """
     resolved: list[ResolvedStage] = []
+    folders = shared_folders(recipe)
     for index, stage in enumerate(recipe.stages):
         config = _model(stage, vocab_size)
         if recipe.sequence_length > config.max_positions:
@@ -131,6 +131,7 @@ def resolve(
             partitioning=recipe.partitioning,
             checkpointing=recipe.checkpointing,
             batch_size=stage.batch_size,
+            tokens_per_update=stage.batch_size * recipe.sequence_length,
             seed=recipe.seed + index,
             logits_tile=recipe.logits_tile,
             log_every=recipe.log_every,
@@ -146,7 +147,7 @@ def resolve(
                 stage=stage,
                 training=training,
                 source=_source(stage, config, resolved, vocabulary),
-                folder=model_dir / stage.name,
+                folder=folders.get(stage.name, model_dir / stage.name),
                 tokens_per_update=stage.batch_size * recipe.sequence_length,
             )
         )
@@ -154,6 +155,24 @@ def resolve(
     unfinished = [stage.checkpoint_bytes for stage in resolved if not stage.finished]
     checkpoints.check_space(model_dir, keep * max(unfinished, default=0))
     return resolved
+
+
+def shared_folders(recipe: Recipe) -> dict[str, pathlib.Path]:
+    """{name of a stage: its folder in another run, from which it is taken}.
+
+    Raises:
+      UserError: a folder is no run, or has none of the recipe's stages.
+    """
+    folders: dict[str, pathlib.Path] = {}
+    for run in map(pathlib.Path, recipe.shared):
+        if not (run / RECIPE_FILE).is_file():
+            raise UserError("Recipe.shared", str(run), f"holds no run: there is no {RECIPE_FILE}")
+        found = {s.name: run / s.name for s in recipe.stages if (run / s.name).is_dir()}
+        if not found:
+            names = ", ".join(stage.name for stage in recipe.stages)
+            raise UserError("Recipe.shared", str(run), f"has none of the stages {names}")
+        folders = found | folders
+    return folders
 
 
 def _model(stage: Stage, vocab_size: int) -> ModelConfig:
@@ -217,48 +236,3 @@ def _source(
     )
     warm_start.plan(conversion, source.shapes, models.parameter_shapes(config))
     return source
-
-
-def identity(recipe: Recipe, resolved: list[ResolvedStage], data: Mapping[str, Any]) -> dict:
-    """What decides the numbers that come out: a run may go on only under the same.
-
-    Left out is what changes speed, memory, or what is shown: the mesh, checkpointing, reports,
-    rematerialisation and scanning.
-    """
-    stages = []
-    for one in resolved:
-        written = dataclasses.asdict(one.stage)
-        model = one.training.model.config.to_dict()
-        for name in ("scan_layers", "remat"):
-            model.pop(name)
-        written.pop("model_overrides")
-        stages.append(written | {"model": model})
-    fields = ("corpus", "sequence_length", "smoothing", "seed")
-    return plain({name: getattr(recipe, name) for name in fields} | dict(data) | {"stages": stages})
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON would give it back."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def differences(old: Any, new: Any, path: str = "Recipe") -> list[str]:
-    """Where two identities differ: `Recipe.seed: 0 there, 1 now`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
-        return [
-            line
-            for key in keys
-            for line in differences(old.get(key), new.get(key), f"{path}.{key}")
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line
-            for i, (a, b) in enumerate(zip(old, new, strict=True))
-            for line in differences(a, b, f"{path}[{i}]")
-        ]
-    return [] if old == new else [f"{path}: {old!r} there, {new!r} now"]

@@ -18,11 +18,11 @@ import gin
 import jax
 from jax.experimental import multihost_utils
 
-from seqrecipes import describe
+from seqrecipes import describe, identity
 from seqrecipes import resolve as resolving
 from seqrecipes.conversion import warm_start
 from seqrecipes.errors import UserError
-from seqrecipes.recipe import Recipe, Stage
+from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints, loop, reporting
 from seqrecipes.training import partitioning as parts
@@ -49,8 +49,9 @@ class Run:
         self.recipe = recipe
         self.model_dir = pathlib.Path(model_dir)
         self.mesh = recipe.partitioning.mesh()
+        source = recipe.shared[0] if recipe.shared else model_dir
         self.vocabulary_path = pathlib.Path(
-            recipe.vocabulary or self.model_dir / "vocabulary" / "spm.model"
+            recipe.vocabulary or pathlib.Path(source, "vocabulary", "spm.model")
         )
         # Stages that read the same share it; looking at many shards takes a while.
         self._blocks: dict[tuple[str, int], Blocks] = {}
@@ -74,7 +75,7 @@ class Run:
         """Puts the vocabulary into the folder, trained on the corpus if the recipe names none."""
         file = self.model_dir / "vocabulary" / "spm.model"
         if jax.process_index() == 0 and not file.exists():
-            if self.recipe.vocabulary:
+            if self.vocabulary_path != file:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 temporary = shutil.copyfile(self.vocabulary_path, file.with_suffix(".tmp"))
                 temporary.replace(file)
@@ -160,22 +161,10 @@ class Run:
         )
 
     def check_folder(self, resolved: list[ResolvedStage]) -> None:
-        """Refuses a folder that holds another recipe.
-
-        Raises:
-          UserError: names every value that differs.
-        """
-        file = self.model_dir / describe.RECIPE_FILE
-        if not file.exists():
-            return
-        theirs = json.loads(file.read_text("utf-8"))
-        if changed := resolving.differences(theirs, self._identity(resolved)):
-            raise UserError(
-                "MODEL_DIR",
-                str(self.model_dir),
-                f"holds another recipe ({'; '.join(changed)}); choose another folder or "
-                "restore these values",
-            )
+        """Refuses a folder that holds another recipe, and stages shared with one that does."""
+        ours = self._identity(resolved)
+        identity.check_folder(self.model_dir, ours)
+        identity.check_shared(self.recipe, resolved, ours)
 
     def describe(self) -> str:
         """Checks everything that needs no training; the resolved recipe in words."""
@@ -214,7 +203,7 @@ class Run:
                 log.info("%s: finished already, skipped", stage.stage.name)
             else:
                 self._train(stage, blocks[index])
-            if self.recipe.export_hf:
+            if self.recipe.export_hf and stage.folder.parent == self.model_dir:
                 self._export(stage)
         return resolved
 
@@ -231,15 +220,20 @@ class Run:
             "corpus_fingerprint": fingerprint,
             "languages": languages,
             "vocabulary": task.vocabulary.checksum if self.vocabulary_path.exists() else None,
-            "noise": [repr(self.task(each).objective) for each in self.recipe.stages],
-            "join_pairs": [self.task(each).join_pairs for each in self.recipe.stages],
         }
-        return resolving.identity(self.recipe, resolved, data)
+        streams = {
+            each.name: {
+                "noise": repr(self.task(each).objective),
+                "join_pairs": self.task(each).join_pairs,
+            }
+            for each in self.recipe.stages
+        }
+        return identity.identity(self.recipe, resolved, data, streams)
 
     def _claim(self, resolved: list[ResolvedStage]) -> None:
         """Writes what this folder is for."""
         if jax.process_index() == 0:
-            file = self.model_dir / describe.RECIPE_FILE
+            file = self.model_dir / RECIPE_FILE
             if not file.exists():
                 temporary = file.with_suffix(".tmp")
                 temporary.write_text(json.dumps(self._identity(resolved), indent=2) + "\n", "utf-8")
@@ -303,7 +297,7 @@ class Run:
                 "objective": stage.stage.objective,
                 "model": training.model.config.to_dict(),
                 "vocabulary": blocks.vocabulary_checksum,
-                "recipe": json.loads((self.model_dir / describe.RECIPE_FILE).read_text("utf-8")),
+                "recipe": json.loads((self.model_dir / RECIPE_FILE).read_text("utf-8")),
             },
             writers=writers,
         )

@@ -8,6 +8,7 @@ import json
 import jax
 import pytest
 
+from seqrecipes import identity as identities
 from seqrecipes import models, resolve
 from seqrecipes.errors import UserError
 from seqrecipes.models import config as model_config
@@ -64,12 +65,12 @@ def small_recipe(**changes) -> Recipe:
     )
 
 
-def identity(recipe: Recipe, tmp_path) -> dict:
+def resolved_stages(recipe: Recipe, tmp_path) -> list[resolve.ResolvedStage]:
     def features(stage: Stage) -> dict[str, int]:
         kind = "masked_targets" if stage.objective == "mlm" else "decoder_target_tokens"
         return {kind: 8}
 
-    resolved = resolve.resolve(
+    return resolve.resolve(
         recipe,
         tmp_path,
         recipe.partitioning.mesh(),
@@ -77,7 +78,13 @@ def identity(recipe: Recipe, tmp_path) -> dict:
         vocabulary="a",
         features=features,
     )
-    return resolve.identity(recipe, resolved, {"vocabulary": "a"})
+
+
+def identity(recipe: Recipe, tmp_path) -> dict:
+    resolved = resolved_stages(recipe, tmp_path)
+    return identities.identity(
+        recipe, resolved, {"vocabulary": "a"}, {stage.name: {} for stage in recipe.stages}
+    )
 
 
 def test_a_model_may_be_that_of_a_checkpoint(tmp_path):
@@ -108,11 +115,11 @@ def test_a_model_may_be_that_of_a_checkpoint(tmp_path):
 def test_an_identity_survives_json_and_leaves_out_what_changes_no_number(tmp_path):
     recipe = small_recipe()
     ours = identity(recipe, tmp_path)
-    assert resolve.differences(json.loads(json.dumps(ours)), ours) == []
+    assert identities.differences(json.loads(json.dumps(ours)), ours) == []
     elsewhere = dataclasses.replace(
         recipe, partitioning=Partitioning(fsdp=jax.device_count(), micro_batches=2), log_every=3
     )
-    assert resolve.differences(ours, identity(elsewhere, tmp_path)) == []
+    assert identities.differences(ours, identity(elsewhere, tmp_path)) == []
 
 
 def test_differences_are_named_with_both_values(tmp_path):
@@ -122,7 +129,50 @@ def test_differences_are_named_with_both_values(tmp_path):
     theirs = identity(
         dataclasses.replace(recipe, seed=3, stages=[recipe.stages[0], warmer]), tmp_path
     )
-    assert resolve.differences(ours, theirs) == [
+    assert identities.differences(ours, theirs) == [
         "Recipe.seed: 0 there, 3 now",
+        "Recipe.stages[0].seed: 0 there, 3 now",
         "Recipe.stages[1].optimizer.peak: 0.00015 there, 1.0 now",
+        "Recipe.stages[1].seed: 1 there, 4 now",
     ]
+
+
+def claimed(recipe: Recipe, folder, **changes) -> None:
+    """A run's folder with a folder for each stage, and perhaps another identity."""
+    for stage in recipe.stages:
+        (folder / stage.name).mkdir(parents=True)
+    written = identity(recipe, folder) | changes
+    (folder / "recipe.json").write_text(json.dumps(written))
+
+
+def test_a_stage_is_taken_from_another_run_that_trained_it_alike(tmp_path):
+    recipe = small_recipe()
+    alone = dataclasses.replace(recipe, stages=recipe.stages[:1])
+    claimed(alone, tmp_path / "alone")
+    sharing = dataclasses.replace(recipe, shared=[str(tmp_path / "alone")])
+    assert resolve.shared_folders(sharing) == {"encoder": tmp_path / "alone" / "encoder"}
+    (tmp_path / "alone" / "encoder" / "checkpoints" / "10").mkdir(parents=True)
+    check(sharing, tmp_path / "run")
+    (tmp_path / "alone" / "encoder" / "checkpoints" / "10").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="has not finished encoder; train it there first"):
+        check(sharing, tmp_path / "run")
+
+
+def check(recipe: Recipe, folder) -> None:
+    resolved = resolved_stages(recipe, folder)
+    identities.check_shared(recipe, resolved, identity(recipe, folder))
+
+
+def test_a_stage_of_another_run_that_was_trained_otherwise_is_refused(tmp_path):
+    recipe = small_recipe()
+    claimed(dataclasses.replace(recipe, seed=3), tmp_path / "other")
+    sharing = dataclasses.replace(recipe, shared=[str(tmp_path / "other")])
+    with pytest.raises(UserError) as caught:
+        check(sharing, tmp_path / "run")
+    assert "stage encoder.seed: 3 there, 0 now" in str(caught.value)
+    for folder, message in [("nothing", "holds no run"), ("other", "has none of the stages new")]:
+        new = dataclasses.replace(recipe.stages[0], name="new")
+        with pytest.raises(UserError, match=message):
+            resolve.shared_folders(
+                dataclasses.replace(recipe, stages=[new], shared=[str(tmp_path / folder)])
+            )

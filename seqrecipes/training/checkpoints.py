@@ -173,7 +173,9 @@ def find(path: str | pathlib.Path, *, field: str) -> pathlib.Path:
 
 def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
     """The JSON beside the arrays of a checkpoint's folder."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+    options = _this_process()
+    handler = ocp.JsonCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
         return checkpointer.restore(checkpoint / "metadata")
 
 
@@ -192,13 +194,9 @@ def restore_params(
 
 def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
     """One parameter of a checkpoint's folder, in this process's memory alone."""
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(),
-        active_processes={jax.process_index()},
-        barrier_sync_key_prefix=f"leaf{jax.process_index()}",
-    )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
-    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+    options = _this_process()
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
         restored = checkpointer.restore(
             checkpoint / "params",
             args=ocp.args.PyTreeRestore(
@@ -208,6 +206,14 @@ def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
             ),
         )
     return tree.flatten(restored)[path]
+
+
+def _this_process() -> ocp.options.MultiprocessingOptions:
+    """Reads without waiting for the other processes, which may do something else."""
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+    )
 
 
 def save_params(
