@@ -20,7 +20,7 @@ from tqdm import tqdm
 from seqrecipes import models, recipe, tree
 from seqrecipes.conversion import warm_start
 from seqrecipes.conversion.hf import card, config, load, parity
-from seqrecipes.conversion.hf.export import export
+from seqrecipes.conversion.hf.export import encoder_of, export
 from seqrecipes.conversion.hf.vocabulary import FILES, Imported, read_vocabulary
 from seqrecipes.data import pieces
 from seqrecipes.data.corpora.corpus import texts
@@ -136,8 +136,9 @@ def export_checkpoint(
             parity=lines,
             **_history(metadata),
         )
-        (folder / "README.md").write_text(card.card(ours, facts, headless=headless), "utf-8")
-    kind = config.model_type(dataclasses.replace(ours, decoder_layers=0) if headless else ours)
+        shown = encoder_of(ours) if headless else ours
+        (folder / "README.md").write_text(card.card(shown, facts, headless=headless), "utf-8")
+    kind = config.model_type(shown)
     cut = ours.vocab_size - pieces_count
     notes = [f"{cut:,} padded rows of the vocabulary's tables cut off"] if cut else []
     return "\n".join([*notes, *lines, f"written to {output} ({kind})"])

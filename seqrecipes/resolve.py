@@ -131,7 +131,6 @@ def resolve(
             partitioning=recipe.partitioning,
             checkpointing=recipe.checkpointing,
             batch_size=stage.batch_size,
-            tokens_per_update=stage.batch_size * recipe.sequence_length,
             seed=recipe.seed + index,
             logits_tile=recipe.logits_tile,
             log_every=recipe.log_every,

@@ -160,6 +160,14 @@ def test_a_seq2seq_models_encoder_alone(folders, tmp_path):
     tensors = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
     values = json.loads((tmp_path / "out" / "config.json").read_text("utf-8"))
     assert values["architectures"] == ["RobertaPreLayerNormModel"]
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "AutoModel.from_pretrained" in card and "decoder" not in card
+    size = sum(
+        np.size(leaf)
+        for path, leaf in params(folders["bart_12e12d"]).items()
+        if "decoder" not in path
+    )
+    assert f"{size:,} parameters" in card
     table = params(folders["bart_12e12d"])["token_embedding/embedding"]
     np.testing.assert_array_equal(tensors["embeddings.word_embeddings.weight"], table)
 

@@ -52,9 +52,7 @@ def export(
     if rows > config.vocab_size:
         raise UserError("vocabulary", rows, f"the model has rows for {config.vocab_size} pieces")
     if headless:
-        config = dataclasses.replace(
-            config, decoder_layers=0, attention_fusion="none", tie_head=True
-        )
+        config = encoder_of(config)
     kind = hf_config.model_type(config)
     theirs = dataclasses.replace(config, vocab_size=rows)
     table = layout(theirs, kind, models.parameter_shapes(config))
@@ -72,6 +70,11 @@ def export(
     if kind == hf_config.OWN:
         shutil.copyfile(hf_config.modeling_file(), folder / hf_config.MODELING_FILE)
     write_tokenizer(vocabulary, folder, max_length=config.max_positions)
+
+
+def encoder_of(config: ModelConfig) -> ModelConfig:
+    """The configuration of a model's encoder alone."""
+    return dataclasses.replace(config, decoder_layers=0, attention_fusion="none", tie_head=True)
 
 
 def _without_head(table: Layout) -> Layout:
