@@ -10,7 +10,6 @@ import jax
 from jax.sharding import Mesh
 
 from seqrecipes import tree
-from seqrecipes.recipe import RECIPE_FILE as RECIPE_FILE
 from seqrecipes.recipe import Recipe
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints
@@ -27,7 +26,7 @@ def stage_facts(stage: ResolvedStage) -> dict[str, Any]:
         "objective": stage.stage.objective,
         "warm_start": stage.source and str(stage.source.folder),
         "parameters": sum(stage.counts(training.spans[0])),
-        "tokens": training.steps * stage.tokens_per_update,
+        "tokens": training.steps * training.tokens_per_update,
         "training_units": stage.training_units,
         "phases": [
             {"start": s.start, "stop": s.stop, "freeze": list(phase.freeze)}
@@ -78,7 +77,7 @@ def resolved_recipe(
             f"({state})",
             *([f"  taken from {one.folder}"] if one.folder.parent != model_dir else []),
             f"  batch {stage.batch_size:,} x {recipe.sequence_length} = "
-            f"{one.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
+            f"{training.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
             f"warm-up {stage.optimizer.warmup_steps:,}, floor {stage.optimizer.floor:g}",
         ]
         if one.source:
@@ -91,7 +90,7 @@ def resolved_recipe(
             )
         total += one.training_units
         lines.append(
-            f"  {training.steps:,} updates, {training.steps * one.tokens_per_update:,} tokens, "
+            f"  {training.steps:,} updates, {training.steps * training.tokens_per_update:,} tokens, "
             f"{one.training_units:.4g} TU"
         )
     return "\n".join([*lines, "", f"total {total:.4g} TU"])

@@ -1,7 +1,8 @@
 """What came out of one or several runs: `python -m seqrecipes.report runs/demo`.
 
-Reads the stages' metrics and writes a table and a picture of the loss curves. Several runs are
-drawn together, so that a warm-started model stands beside one from scratch.
+Reads the stages' metrics and ledgers, and writes a table of what was reached, one of what was spent
+and a picture of the loss curves. Several runs are drawn together, so that a warm-started model
+stands beside one from scratch.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ from seqrecipes.errors import UserError, exit_status
 TABLE_FILE = "report.md"
 PICTURE_FILE = "curves.png"
 
+_SPENT = """steps: as often as they were done; repeated: of these, done again after an interruption
+TU: of the stage, as planned; chip-h: hours of training times devices; other: the same for
+compiling, checkpoints and validation; use: FLOPs over what the devices could do while training"""
+
 
 class StageRecord(NamedTuple):
-    """What a stage's folder says of it: `stage.json`, and the rows of `metrics.jsonl`."""
+    """What a stage's folder says of it: `stage.json`, rows of `metrics.jsonl`, `ledger.json`."""
 
     label: str
     folder: pathlib.Path
     facts: dict[str, Any]
     rows: list[dict[str, float]]
+    ledger: dict[str, Any] | None
 
     def curve(self, metric: str) -> tuple[list[float], list[float]]:
         """Steps, and the values of a metric at them."""
@@ -37,9 +43,11 @@ def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
     """The stages of the runs that have begun.
 
     Raises:
-      UserError: a folder holds no run.
+      UserError: a folder holds no run, or a ledger is none.
     """
-    from seqrecipes.describe import RECIPE_FILE, STAGE_FILE
+    from seqrecipes.describe import STAGE_FILE
+    from seqrecipes.recipe import RECIPE_FILE
+    from seqrecipes.training import ledger
     from seqrecipes.training.reporting import METRICS_FILE, read_metrics
 
     records = []
@@ -51,9 +59,9 @@ def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
             if (folder / STAGE_FILE).is_file():
                 label = stage["name"] if len(runs) == 1 else f"{run.name}/{stage['name']}"
                 facts = json.loads((folder / STAGE_FILE).read_text("utf-8"))
-                records.append(
-                    StageRecord(label, folder, facts, read_metrics(folder / METRICS_FILE))
-                )
+                rows = read_metrics(folder / METRICS_FILE)
+                costs = ledger.read(folder / ledger.LEDGER_FILE)
+                records.append(StageRecord(label, folder, facts, rows, costs))
     return records
 
 
@@ -94,7 +102,45 @@ def table(records: Sequence[StageRecord]) -> str:
                 last("train/padding", 4),
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    return _aligned(rows)
+
+
+def spent(records: Sequence[StageRecord]) -> str:
+    """A Markdown table of the ledgers, one row a phase, and below it what its columns mean.
+
+    Empty if no stage has a ledger: runs from before there was one have none.
+    """
+    names = "stage phase steps repeated tokens TU PFLOPs chip-h other use"
+    header = tuple(names.split())
+    rows = [header, tuple("---" for _ in header)]
+    for record in records:
+        units = f"{record.facts['training_units']:.3g}"
+        if record.ledger is None:
+            rows.append((record.label, "-", "-", "-", "-", units, "-", "-", "-", "-"))
+            continue
+        for number, phase in enumerate(record.ledger["phases"]):
+            hours = {kind: value / 3600 for kind, value in phase["chip_seconds"].items()}
+            use = phase["utilisation"]
+            rows.append(
+                (
+                    "" if number else record.label,
+                    str(number),
+                    f"{phase['steps']:,}",
+                    f"{phase['repeated']:,}",
+                    f"{phase['tokens']:.3g}",
+                    "" if number else units,
+                    f"{phase['flops'] / 1e15:.3g}",
+                    f"{hours.pop('training'):.3g}",
+                    f"{sum(hours.values()):.3g}",
+                    "-" if use is None else f"{use:.0%}",
+                )
+            )
+    return f"{_aligned(rows)}\n\n{_SPENT}" if any(record.ledger for record in records) else ""
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Markdown of a header, a row of `---` and the cells, in columns of one width."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         fill = "-" if row[0] == "---" else " "
@@ -147,7 +193,9 @@ def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
 def write(runs: Sequence[pathlib.Path], output: pathlib.Path) -> str:
     """Writes table and picture to `output`; returns the text for the terminal."""
     records = read(runs)
-    text = table(records)
+    text, costs = table(records), spent(records)
+    if costs:
+        text += f"\n\nSpent, all sessions together:\n\n{costs}"
     output.mkdir(parents=True, exist_ok=True)
     (output / TABLE_FILE).write_text(text + "\n", "utf-8")
     draw(records, output / PICTURE_FILE)

@@ -56,19 +56,18 @@ class ResolvedStage:
       training: how it is trained.
       source: what it is warm-started from, if anything.
       folder: where it lives.
-      tokens_per_update: positions of the original sequences in one batch.
     """
 
     stage: Stage
     training: Training
     source: Source | None
     folder: pathlib.Path
-    tokens_per_update: int
 
     @property
     def training_units(self) -> float:
         """TU of the stage alone."""
-        return training_units(self.training.model.config, self.stage.phases, self.tokens_per_update)
+        training = self.training
+        return training_units(training.model.config, self.stage.phases, training.tokens_per_update)
 
     @property
     def finished(self) -> bool:
@@ -131,6 +130,7 @@ def resolve(
             partitioning=recipe.partitioning,
             checkpointing=recipe.checkpointing,
             batch_size=stage.batch_size,
+            tokens_per_update=stage.batch_size * recipe.sequence_length,
             seed=recipe.seed + index,
             logits_tile=recipe.logits_tile,
             log_every=recipe.log_every,
@@ -147,7 +147,6 @@ def resolve(
                 training=training,
                 source=_source(stage, config, resolved, vocabulary),
                 folder=folders.get(stage.name, model_dir / stage.name),
-                tokens_per_update=stage.batch_size * recipe.sequence_length,
             )
         )
     keep = recipe.checkpointing.keep + 1

@@ -24,6 +24,7 @@ from seqrecipes.training import flops, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
 from seqrecipes.training.interruption import Interrupted, Watch
+from seqrecipes.training.ledger import LEDGER_FILE, Ledger, Price
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase, Span, span_of, spans
@@ -65,6 +66,7 @@ class Training:
       partitioning: mesh, layout, micro-batches.
       checkpointing: when to save and what to keep.
       batch_size: examples per update, over all devices and micro-batches.
+      tokens_per_update: positions of the original sequences in one batch.
       seed: initialisation and dropout are functions of it.
       logits_tile: positions per example that have vocabulary logits at one time.
       log_every: steps between reports.
@@ -79,6 +81,7 @@ class Training:
     partitioning: Partitioning
     checkpointing: Checkpointing
     batch_size: int
+    tokens_per_update: int
     seed: int
     logits_tile: int
     log_every: int
@@ -160,7 +163,7 @@ def train(
 
     Args:
       training: what to train, and how.
-      stage_dir: folder of the stage; checkpoints and metrics go there.
+      stage_dir: folder of the stage; checkpoints and the ledger of what was spent go there.
       mesh: devices.
       initial_params: makes the first parameters, laid out on the mesh; called for a fresh start.
       batches: where batches come from.
@@ -173,6 +176,7 @@ def train(
     """
     checkpoints = Checkpoints(stage_dir, training.checkpointing)
     start = checkpoints.latest() or 0
+    ledger = _ledger(training, stage_dir, start)
     reporter = reporting.Reporter(
         training.name,
         writers(start),
@@ -185,16 +189,22 @@ def train(
     def save(state: TrainState, step: int) -> None:
         position = {"step": step, "examples": step * training.batch_size}
         checkpoints.save(step, state, dict(metadata) | position)
+        ledger.add("checkpoints", reporter.restart_clock(step))
 
     try:
         with training.partitioning.on(mesh), Watch() as watch:
             state = _first_state(training, checkpoints, start, mesh, initial_params)
+            if start:
+                ledger.add("checkpoints", reporter.restart_clock(start))
             evaluate = _evaluator(training, mesh, batches)
             pending: list[Mapping[str, Any]] = []
             step = start
             for span in training.spans:
                 if step >= span.stop:
                     continue
+                if pending:
+                    ledger.add("training", reporter.restart_clock(step))
+                ledger.enter(span.index)
                 state = _enter(training, state, span, mesh)
                 update = training.compile_step(span, mesh)
                 for local in batches.train(step, span.stop):
@@ -204,29 +214,53 @@ def train(
                     step += 1
                     pending.append(metrics)
                     if step == max(start, span.start) + 1:
-                        reporter.restart_clock(step)  # compiling is over
+                        ledger.add("compilation", reporter.restart_clock(step))
                     saves = step % training.checkpointing.every == 0
                     signum = watch.check(step)
+                    # Validation waits for the devices: what they still do is training until then.
+                    validates = step % training.validate_every == 0 and step < training.steps
                     reports = step % training.log_every == 0 or step == training.steps
-                    if reports or saves or signum is not None:
+                    if reports or validates or saves or signum is not None:
                         rows = jax.device_get(pending)
+                        ledger.trained(step, reporter.seconds())
+                        # Before the checkpoint of this step, so that it is never ahead of it.
+                        ledger.write()
                         _check_finite(rows, step)
                         reporter.train(step, rows, training.flops_per_step(span))
                         pending = []
-                    if step % training.validate_every == 0 and step < training.steps:
+                    if validates:
                         reporter.validation(step, evaluate(state.params))
-                        reporter.restart_clock(step)
+                        ledger.add("validation", reporter.restart_clock(step))
                     if saves or signum is not None:
                         save(state, step)
                     if signum is not None:
                         raise Interrupted(signum, step)
             validated = evaluate(state.params)
             reporter.validation(step, validated)
+            ledger.add("validation", reporter.restart_clock(step))
             save(state, step)
             return validated
     finally:
+        reporter.restart_clock(training.steps)  # after an error nobody knows what seconds were for
         checkpoints.close()
+        ledger.add("checkpoints", reporter.seconds())
+        ledger.write()
         reporter.close()
+
+
+def _ledger(training: Training, stage_dir: pathlib.Path, start: int) -> Ledger:
+    kind = jax.devices()[0].device_kind
+    return Ledger(
+        stage_dir / LEDGER_FILE if jax.process_index() == 0 else None,
+        [
+            Price(s.start, s.stop, training.tokens_per_update, training.flops_per_step(s))
+            for s in training.spans
+        ],
+        start=start,
+        devices=jax.device_count(),
+        device_kind=kind,
+        peak=flops.PEAKS.get(kind),
+    )
 
 
 def _first_state(

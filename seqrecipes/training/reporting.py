@@ -98,11 +98,21 @@ class Reporter:
             dynamic_ncols=True,
             disable=quiet or not sys.stderr.isatty(),
         )
-        self.restart_clock(start)
+        self._clock = time.monotonic(), start
 
-    def restart_clock(self, step: int) -> None:
-        """Leaves what was done up to `step` (compiling, validating) out of the speeds."""
+    def restart_clock(self, step: int) -> float:
+        """Leaves what was done up to `step` (compiling, validating, saving) out of the speeds.
+
+        Returns:
+          Seconds since the clock was last restarted.
+        """
+        seconds = self.seconds()
         self._clock = time.monotonic(), step
+        return seconds
+
+    def seconds(self) -> float:
+        """Seconds since the clock was last restarted; a report restarts it as well."""
+        return time.monotonic() - self._clock[0]
 
     def train(self, step: int, rows: list[Mapping[str, float]], flops_per_step: float) -> None:
         """Reports the mean over the steps since the last report.

@@ -77,8 +77,13 @@ def test_the_run_leaves_what_it_promises(reference):
             30,
         ]
         assert "total" in (folder / "model-info.txt").read_text("utf-8")
+        costs = json.loads((folder / "ledger.json").read_text("utf-8"))["total"]
+        assert (costs["steps"], costs["repeated"]) == (step, 0)
+        assert costs["tokens"] == step * 8 * 32
+        assert costs["seconds"]["training"] > 0 and costs["seconds"]["compilation"] > 0
     assert (reference / "config.gin").is_file()
     assert (reference / "report.md").read_text("utf-8").count("30 of 30") == 2
+    assert "Spent" in (reference / "report.md").read_text("utf-8")
     assert (reference / "curves.png").read_bytes()[:4] == b"\x89PNG"
     moved = (reference / "2stage_bart_12e12d_unfrz" / "warm-start.txt").read_text("utf-8")
     assert "copy of token_embedding/embedding" in moved
@@ -117,7 +122,11 @@ def test_killed_three_times_at_random_and_resumed_bit_for_bit(reference, tmp_pat
     text = run(model_dir)
     assert "resuming" in (tmp_path / "killed.log").read_text("utf-8") + text
     assert_same_params(model_dir, reference)
-    for stage in STAGES:
+    for stage, step in STAGES.items():
+        costs = json.loads((model_dir / stage / "ledger.json").read_text("utf-8"))["total"]
+        assert costs["steps"] - costs["repeated"] == step, (
+            "none lost, and none counted as new twice"
+        )
         ours, theirs = (
             {row["step"]: row.get("validation/loss") for row in rows(d, stage)}
             for d in (model_dir, reference)

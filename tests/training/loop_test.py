@@ -49,6 +49,7 @@ def training(**changes) -> loop.Training:
         "partitioning": Partitioning(),
         "checkpointing": checkpoints.Checkpointing(every=3),
         "batch_size": 16,
+        "tokens_per_update": 16 * 8,
         "seed": 0,
         "logits_tile": 8,
         "log_every": 2,
