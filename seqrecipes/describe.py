@@ -90,7 +90,8 @@ def resolved_recipe(
             )
         total += one.training_units
         lines.append(
-            f"  {training.steps:,} updates, {training.steps * training.tokens_per_update:,} tokens, "
+            f"  {training.steps:,} updates, "
+            f"{training.steps * training.tokens_per_update:,} tokens, "
             f"{one.training_units:.4g} TU"
         )
     return "\n".join([*lines, "", f"total {total:.4g} TU"])

@@ -139,6 +139,7 @@ def resolve(
         _check_features(stage, training)
         recipe.partitioning.check_batch(stage.batch_size, mesh, field="Stage.batch_size")
         stage.optimizer.schedule(stage.steps)
+        stage.optimizer.check_multipliers(tree.flatten(training.shapes))
         recipe.partitioning.parameter_shardings(training.shapes, mesh)
         _ = training.spans
         resolved.append(

@@ -1,7 +1,7 @@
 """The named conversions: which models each joins, what it may change, where leaves come from.
 
-A leaf of the target is the source's leaf of the same path, rows of it, a copy of another source
-leaf, or the target's own random initialisation. What no rule asks for is dropped.
+A leaf of the target is the source's leaf of the same path, a copy of another source leaf, rows of
+either, or the target's own random initialisation. What no rule asks for is dropped.
 """
 
 from __future__ import annotations
@@ -11,11 +11,31 @@ import dataclasses
 from seqrecipes.conversion import surgery
 from seqrecipes.conversion.surgery import Pieces, Rows, Selection
 
-SAME = "same path"
-ROWS = "rows of the same path"
-NEW = "new"
-
 ENCODER, SEQ2SEQ, EITHER = "an encoder", "a seq2seq model", "either"
+
+
+@dataclasses.dataclass(frozen=True)
+class From:
+    """The source's leaf of the same path, or of a path that begins otherwise.
+
+    Attributes:
+      ours: beginning of the target's path.
+      theirs: what stands in its place in the source's path; the rest is the same.
+      rows: take rows of the leaf, as the conversion chooses them.
+    """
+
+    ours: str = ""
+    theirs: str = ""
+    rows: bool = False
+
+    def path(self, target: str) -> str:
+        """The source's path for one of the target."""
+        return self.theirs + target.removeprefix(self.ours)
+
+
+SAME = From()
+ROWS = From(rows=True)
+NEW = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,16 +48,18 @@ class Conversion:
       changes: fields of the configuration in which the two models may differ, apart from those that
         concern training and computing alone. A conversion that changes `vocab_size` leads from one
         vocabulary to another.
-      rules: (regular expression over the target's paths, origin), first match wins; an origin is
-        SAME, ROWS, NEW or a path of the source.
-      rows: chooses the rows for ROWS by the one field in `changes`, which counts them.
+      rules: (regular expression over the target's paths, origin), first match wins; an origin is a
+        leaf of the source, or NEW.
+      rows: chooses the rows of leaves that are not taken whole.
+      counted: the fields of the source's and of the target's configuration that count those rows.
     """
 
     source: str
     target: str
     changes: tuple[str, ...]
-    rules: tuple[tuple[str, str], ...]
+    rules: tuple[tuple[str, From | None], ...]
     rows: Selection | None = None
+    counted: tuple[str, str] | None = None
 
     def joins(self, source: str, target: str) -> bool:
         """Whether it leads from one kind of model to the other."""
@@ -52,6 +74,8 @@ class Conversion:
 
 
 _ENCODER_RULES = ((r"encoder", SAME), (r"token_embedding", SAME))
+_HEAD_RULE = (r"lm_head", From("lm_head", "token_embedding"))
+_ENCODER_LAYERS, _DECODER_LAYERS = "encoder/stack/layers", "decoder/stack/layers"
 
 
 def _shallower_decoder(rows: Selection) -> Conversion:
@@ -60,8 +84,9 @@ def _shallower_decoder(rows: Selection) -> Conversion:
         source=SEQ2SEQ,
         target=SEQ2SEQ,
         changes=("decoder_layers",),
-        rules=((r"decoder/stack/layers", ROWS), (r".*", SAME)),
+        rules=((_DECODER_LAYERS, ROWS), (r".*", SAME)),
         rows=rows,
+        counted=("decoder_layers", "decoder_layers"),
     )
 
 
@@ -72,11 +97,31 @@ CONVERSIONS: dict[str, Conversion] = {
         source=ENCODER,
         target=SEQ2SEQ,
         changes=("decoder_layers", "attention_fusion", "tie_head"),
+        rules=(*_ENCODER_RULES, _HEAD_RULE, (r"decoder", NEW)),
+    ),
+    # Beyond Soltan et al. 2023: the decoder starts as layers of the encoder (Rothe et al. 2020).
+    # Their cross-attention is random; here it starts as the same layer's self-attention.
+    "encoder_to_seq2seq_copied": Conversion(
+        source=ENCODER,
+        target=SEQ2SEQ,
+        changes=("decoder_layers", "attention_fusion", "tie_head"),
         rules=(
             *_ENCODER_RULES,
-            (r"lm_head/embedding", "token_embedding/embedding"),
-            (r"decoder", NEW),
+            _HEAD_RULE,
+            (r"decoder/(stack/layers/)?fusion", NEW),
+            (
+                rf"{_DECODER_LAYERS}/cross_attention(_norm)?",
+                From(
+                    f"{_DECODER_LAYERS}/cross_attention",
+                    f"{_ENCODER_LAYERS}/self_attention",
+                    rows=True,
+                ),
+            ),
+            (_DECODER_LAYERS, From(_DECODER_LAYERS, _ENCODER_LAYERS, rows=True)),
+            (r"decoder", From("decoder", "encoder")),
         ),
+        rows=surgery.evenly_spread_layers,
+        counted=("encoder_layers", "decoder_layers"),
     ),
     # Section 2.1.4: an encoder out of a seq2seq model, with a fresh MLM head whose projection, if
     # untied, starts as a copy of the token table.
@@ -86,7 +131,7 @@ CONVERSIONS: dict[str, Conversion] = {
         changes=("decoder_layers", "attention_fusion", "tie_head"),
         rules=(
             *_ENCODER_RULES,
-            (r"mlm_head/projection/embedding", "token_embedding/embedding"),
+            (r"mlm_head/projection", From("mlm_head/projection", "token_embedding")),
             (r"mlm_head", NEW),
         ),
     ),
@@ -103,6 +148,7 @@ CONVERSIONS: dict[str, Conversion] = {
             (r".*", SAME),
         ),
         rows=surgery.by_piece,
+        counted=("vocab_size", "vocab_size"),
     ),
     # Longer or shorter sequences: the first positions are kept, further ones start as the mean.
     "new_positions": Conversion(
@@ -111,6 +157,7 @@ CONVERSIONS: dict[str, Conversion] = {
         changes=("max_positions",),
         rules=((r"(encoder|decoder)/embedding/position", ROWS), (r".*", SAME)),
         rows=surgery.positions,
+        counted=("max_positions", "max_positions"),
     ),
     "first_decoder_layers": _shallower_decoder(surgery.first_layers),
     "last_decoder_layers": _shallower_decoder(surgery.last_layers),

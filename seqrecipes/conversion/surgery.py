@@ -158,12 +158,24 @@ def every_kth_layer(source: int, target: int, _: Pieces | None) -> Rows:
     return _layers(source, target, start=0, step=source // target)
 
 
+def evenly_spread_layers(source: int, target: int, _: Pieces | None) -> Rows:
+    """Layers floor((i + 1/2) source / target): from the middle of each of `target` equal parts."""
+    _check_enough(source, target)
+    index = (2 * np.arange(target, dtype=np.int32) + 1) * source // (2 * target)
+    return Rows("layers", index, source, averaged=source)
+
+
 def _layers(source: int, target: int, *, start: int, step: int) -> Rows:
+    _check_enough(source, target)
+    index = np.arange(start, start + step * target, step, dtype=np.int32)
+    return Rows("layers", index, source, averaged=source)
+
+
+def _check_enough(source: int, target: int) -> None:
     if target > source:
         raise UserError(
             "decoder_layers",
             target,
-            f"the source has {source}, and layers are only taken away; choose at most {source}",
+            f"the source has {source}, and each layer is taken at most once; choose at most "
+            f"{source}",
         )
-    index = np.arange(start, start + step * target, step, dtype=np.int32)
-    return Rows("layers", index, source, averaged=source)

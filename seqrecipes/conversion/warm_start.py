@@ -19,15 +19,7 @@ import jax.numpy as jnp
 
 from seqrecipes import tree
 from seqrecipes.conversion import surgery
-from seqrecipes.conversion.conversions import (
-    CONVERSIONS,
-    ENCODER,
-    FREE,
-    NEW,
-    ROWS,
-    SAME,
-    SEQ2SEQ,
-)
+from seqrecipes.conversion.conversions import CONVERSIONS, ENCODER, FREE, SEQ2SEQ
 from seqrecipes.conversion.surgery import Pieces, Rows
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
@@ -91,7 +83,9 @@ class Account:
             if origin is None:
                 yield path, size, "new"
             elif origin.path != path:
-                yield path, size, f"copy of {origin.path}"
+                chosen = origin.rows
+                which = f" ({chosen.words(chosen.kept, 'copied')})" if chosen else ""
+                yield path, size, f"copy of {_group(origin.path)}{which}"
             elif origin.rows is None:
                 yield path, size, "moved"
             else:
@@ -162,9 +156,9 @@ def check(
             ]
             remedy = f"{' or '.join(changing) or 'no conversion'} changes it"
             raise UserError(field, ours, f"the source has {theirs!r} and {name} keeps it; {remedy}")
-    if conversion.rows is not None:
-        (field,) = conversion.changes
-        conversion.select(getattr(source, field), getattr(target, field), pieces)
+    if conversion.counted is not None:
+        have, want = conversion.counted
+        conversion.select(getattr(source, have), getattr(target, want), pieces)
 
 
 def _kind(config: ModelConfig) -> str:
@@ -217,14 +211,14 @@ def plan(
     for path, rule in tree.first_match(
         conversion.rules, wanted, field=f"conversion {name}"
     ).items():
-        if rule == NEW:
+        if rule is None:
             origins[path] = None
             continue
-        origin = path if rule in (SAME, ROWS) else rule
+        origin = rule.path(path)
         if origin not in leaves:
             raise UserError("WarmStart.source", origin, f"missing there; {name} needs it")
         shape, rows = leaves[origin], None
-        if rule == ROWS:
+        if rule.rows:
             rows = select(shape[0], wanted[path][0])
             shape = (len(rows.index), *shape[1:])
         if shape != wanted[path]:

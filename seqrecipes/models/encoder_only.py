@@ -72,14 +72,22 @@ class EncoderOnly(nn.Module):
             example_ids_B,
         )
 
-    def hidden(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
+    def hidden(
+        self,
+        batch: Mapping[str, Array],
+        example_ids_B: Array | None = None,
+        *,
+        encoder_dropout: bool = True,
+    ) -> Array:
         """States at the masked positions [B, P, D].
 
         Args:
           batch: the features named in the class docstring.
           example_ids_B: identity of each example for its dropout; None computes without dropout.
+          encoder_dropout: False computes the encoder without dropout in any case.
         """
-        states_BxSxD = self.encode(batch["encoder_input_tokens"], example_ids_B)
+        encoder_ids_B = example_ids_B if encoder_dropout else None
+        states_BxSxD = self.encode(batch["encoder_input_tokens"], encoder_ids_B)
         return jnp.take_along_axis(states_BxSxD, batch["masked_positions"][:, :, None], axis=1)
 
     def logits(self, hidden_BxPxD: Array) -> Array:

@@ -84,17 +84,24 @@ class Seq2Seq(nn.Module):
             every_layer=self.config.attention_fusion != "none",
         )
 
-    def hidden(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
+    def hidden(
+        self,
+        batch: Mapping[str, Array],
+        example_ids_B: Array | None = None,
+        *,
+        encoder_dropout: bool = True,
+    ) -> Array:
         """Decoder states [B, T, D].
 
         Args:
           batch: the features named in the class docstring.
           example_ids_B: identity of each example for its dropout; None computes without dropout.
+          encoder_dropout: False computes the encoder without dropout in any case.
         """
         source_BxS = batch["encoder_input_tokens"]
         return self.decoder(
             self.token_embedding(batch["decoder_input_tokens"]),
-            self.encode(source_BxS, example_ids_B),
+            self.encode(source_BxS, example_ids_B if encoder_dropout else None),
             padding_mask(source_BxS, self.config.pad_id),
             example_ids_B,
         )

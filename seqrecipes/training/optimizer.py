@@ -6,7 +6,8 @@ Frozen parameters have no gradient, no moments and no update. Clipping sees the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,9 @@ class AdamW:
       weight_decay: decoupled, times the learning rate.
       clip_norm: largest global norm of the trainable part's gradient; 0 does not clip.
       decay_rules: (regular expression over parameter paths, whether to decay), first match wins.
+      multipliers: (regular expression over parameter paths, factor on their learning rate), first
+        match wins and what matches none has the factor 1. The decay, being times the learning rate,
+        is multiplied with it.
     """
 
     peak: float = 1.5e-4
@@ -51,6 +55,7 @@ class AdamW:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     decay_rules: tuple[tuple[str, bool], ...] = DECAY_RULES
+    multipliers: Sequence[tuple[str, float]] = ()
 
     def __post_init__(self) -> None:
         for field in ("beta1", "beta2"):
@@ -61,6 +66,17 @@ class AdamW:
                 raise UserError(f"AdamW.{field}", getattr(self, field), "must not be negative")
         if self.peak < self.floor or self.peak <= 0:
             raise UserError("AdamW.peak", self.peak, f"must be positive, at least {self.floor=}")
+        for entry in self.multipliers:
+            match entry:
+                case [str(), float() | int() as factor] if 0 < factor < math.inf:
+                    pass
+                case _:
+                    raise UserError(
+                        "AdamW.multipliers",
+                        self.multipliers,
+                        "write a list of pairs: [('encoder', 0.1)]; factors are above 0, and what "
+                        "is not to train belongs into Phase.freeze",
+                    )
 
     def schedule(self, total_steps: int) -> optax.Schedule:
         """Learning rate of update number t = 1 ... total_steps, continued linearly down to t = 0.
@@ -83,6 +99,15 @@ class AdamW:
             ],
             [self.warmup_steps],
         )
+
+    def check_multipliers(self, paths: Iterable[str]) -> None:
+        """Checks the multipliers against all parameters of a model, frozen ones too.
+
+        Raises:
+          UserError: an expression is malformed or matches nothing.
+        """
+        patterns = [pattern for pattern, _ in self.multipliers]
+        tree.select(patterns, paths, field="AdamW.multipliers")
 
     def _adam(self) -> optax.GradientTransformation:
         return optax.scale_by_adam(self.beta1, self.beta2, self.epsilon)
@@ -113,7 +138,10 @@ class AdamW:
     def update(
         self, gradients: Leaves, state: State, trainable: Leaves, learning_rate: Array
     ) -> tuple[dict[str, Array], State, Array]:
-        """One update: new parameters, new state, and the gradient's global norm before clipping."""
+        """One update: new parameters, new state, and the gradient's global norm before clipping.
+
+        The learning rate is that of the parameters whose multiplier is 1.
+        """
         norm = optax.tree.norm(gradients)
         if self.clip_norm:
             scale = jnp.minimum(1.0, self.clip_norm / jnp.maximum(norm, 1e-38))
@@ -125,9 +153,14 @@ class AdamW:
             updates, new_state[cohort] = self._adam().update(members, old)
             directions |= updates
         decays = tree.first_match(self.decay_rules, trainable, field="AdamW.decay_rules")
-        parameters = {
-            path: p
-            - learning_rate * (directions[path] + (self.weight_decay * p if decays[path] else 0.0))
-            for path, p in trainable.items()
-        }
-        return parameters, new_state, norm
+        factors = tree.first_match(
+            (*self.multipliers, (".*", 1.0)), trainable, field="AdamW.multipliers"
+        )
+
+        def updated(path: str, p: Array) -> Array:
+            decay = self.weight_decay * p if decays[path] else 0.0
+            # Without multipliers the compiled step has no trace of them.
+            rate = learning_rate if factors[path] == 1 else learning_rate * factors[path]
+            return p - rate * (directions[path] + decay)
+
+        return {path: updated(path, p) for path, p in trainable.items()}, new_state, norm

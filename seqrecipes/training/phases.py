@@ -13,6 +13,9 @@ from collections.abc import Iterable, Sequence
 from seqrecipes import tree
 from seqrecipes.errors import UserError
 
+# All that an encoder's states are computed from.
+ENCODER = ("encoder", "token_embedding")
+
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
@@ -21,10 +24,13 @@ class Phase:
     Attributes:
       steps: number of updates.
       freeze: regular expressions over parameter paths, e.g. ('encoder', 'token_embedding').
+      frozen_dropout: dropout inside what is frozen stays on, as in our reading of Soltan et al.
+        2023, section 2.1.5; False computes a wholly frozen encoder as at inference.
     """
 
     steps: int
     freeze: Sequence[str] = ()
+    frozen_dropout: bool = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -43,6 +49,7 @@ class Span:
       stop: step after the last.
       cohorts: {path of a trainable parameter: index of the phase since which it is trainable}.
       frozen: paths of the frozen parameters.
+      encoder_dropout: whether the encoder is computed with dropout.
     """
 
     index: int
@@ -50,13 +57,15 @@ class Span:
     stop: int
     cohorts: dict[str, int]
     frozen: frozenset[str]
+    encoder_dropout: bool = True
 
 
 def spans(phases: Sequence[Phase], paths: Iterable[str]) -> list[Span]:
     """Places phases one after the other and sorts the parameters of each.
 
     Raises:
-      UserError: no phases, an expression that matches nothing, or a phase that trains nothing.
+      UserError: no phases, an expression that matches nothing, a phase that trains nothing, or one
+        that is to compute an encoder as at inference and trains some of it.
     """
     paths = list(paths)
     if not phases:
@@ -69,9 +78,21 @@ def spans(phases: Sequence[Phase], paths: Iterable[str]) -> list[Span]:
         if len(frozen) == len(paths):
             raise UserError("Phase.freeze", list(phase.freeze), "leaves nothing to train")
         since = {path: since.get(path, index) for path in paths if path not in frozen}
-        result.append(Span(index, start, start + phase.steps, since, frozen))
+        if not phase.frozen_dropout:
+            _check_encoder_frozen(since)
+        result.append(Span(index, start, start + phase.steps, since, frozen, phase.frozen_dropout))
         start += phase.steps
     return result
+
+
+def _check_encoder_frozen(trainable: Iterable[str]) -> None:
+    if trained := sorted(path for path in trainable if path.split("/")[0] in ENCODER):
+        raise UserError(
+            "Phase.frozen_dropout",
+            False,
+            f"needs the whole encoder frozen, yet {len(trained)} of its parameters train "
+            f"({trained[0]}); add {list(ENCODER)} to Phase.freeze, or leave dropout on",
+        )
 
 
 def span_of(placed: Sequence[Span], step: int) -> Span:

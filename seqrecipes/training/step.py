@@ -85,13 +85,19 @@ def loss_sums(
     example_ids: Array | None,
     key: Array | None,
     tile: int,
+    *,
+    encoder_dropout: bool = True,
 ) -> Sums:
-    """Summed cross-entropy of a batch; without dropout if `example_ids` is None."""
+    """Summed cross-entropy of a batch.
+
+    Without dropout if `example_ids` is None, and within the encoder if not `encoder_dropout`.
+    """
     variables = {"params": params}
     hidden: Any = model.apply(
         variables,
         batch,
         example_ids,
+        encoder_dropout=encoder_dropout,
         method="hidden",
         rngs=None if key is None else {"dropout": key},
     )
@@ -123,7 +129,7 @@ def make_train_step(
     Args:
       model: the module.
       adamw: optimizer and schedule.
-      span: which parameters train.
+      span: which parameters train, and whether the encoder has dropout.
       total_steps: length of the stage, which the schedule spans.
       seed: dropout keys are a function of (seed, step, example).
       micro_batches: parts of the batch, processed one after the other.
@@ -133,8 +139,12 @@ def make_train_step(
       (state, batch) -> (state, metrics); metrics are float32 scalars: loss and accuracy per target
       token, gradient_norm of the trainable part, learning_rate, tokens (before noise, without
       padding), padding (share of all positions).
+
+    Raises:
+      UserError: the warm-up is too long, or a multiplier's expression matches no parameter.
     """
     schedule = adamw.schedule(total_steps)
+    adamw.check_multipliers(span.cohorts.keys() | span.frozen)
 
     def split(x: Array) -> Array:
         # Row r goes to part r % m: each device keeps its rows.
@@ -145,7 +155,15 @@ def make_train_step(
         trainable, frozen = split_params(state.params, span)
 
         def loss(leaves: dict[str, Array], part: Batch, ids: Array) -> tuple[Array, Sums]:
-            sums = loss_sums(model, tree.unflatten(leaves | frozen), part, ids, key, tile)
+            sums = loss_sums(
+                model,
+                tree.unflatten(leaves | frozen),
+                part,
+                ids,
+                key,
+                tile,
+                encoder_dropout=span.encoder_dropout,
+            )
             return sums.loss, sums
 
         gradient = jax.grad(loss, has_aux=True)

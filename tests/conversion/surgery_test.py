@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import jax
 import numpy as np
 import pytest
@@ -131,6 +133,12 @@ def test_a_sharded_table_gives_the_same_bits(data, fsdp, tensor):
         (surgery.every_kth_layer, 12, 4, [0, 3, 6, 9]),
         (surgery.every_kth_layer, 6, 1, [0]),
         (surgery.every_kth_layer, 2, 2, [0, 1]),
+        (surgery.evenly_spread_layers, 12, 12, list(range(12))),
+        (surgery.evenly_spread_layers, 12, 5, [1, 3, 6, 8, 10]),
+        (surgery.evenly_spread_layers, 12, 2, [3, 9]),
+        (surgery.evenly_spread_layers, 12, 1, [6]),
+        (surgery.evenly_spread_layers, 3, 2, [0, 2]),
+        (surgery.evenly_spread_layers, 1, 1, [0]),
         (surgery.positions, 4, 2, [0, 1]),
         (surgery.positions, 2, 4, [0, 1, -1, -1]),
     ],
@@ -141,8 +149,26 @@ def test_layers_and_positions(select, source, target, index):
     assert (rows.source, rows.averaged) == (source, source)
 
 
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_spread_layers_are_nearest_to_the_middles_of_equal_parts(one, other):
+    source, target = max(one, other), min(one, other)
+    rows = surgery.evenly_spread_layers(source, target, None)
+    assert len(rows.index) == target
+    for i, layer in enumerate(rows.index.tolist()):
+        # A layer l spans [l, l + 1); the middle of part i lies in it.
+        middle = Fraction(2 * i + 1, 2) * Fraction(source, target)
+        assert layer <= middle < layer + 1
+    assert len(set(rows.index.tolist())) == target
+
+
 @pytest.mark.parametrize(
-    "select", [surgery.first_layers, surgery.last_layers, surgery.every_kth_layer]
+    "select",
+    [
+        surgery.first_layers,
+        surgery.last_layers,
+        surgery.every_kth_layer,
+        surgery.evenly_spread_layers,
+    ],
 )
 def test_layers_are_never_added(select):
     with pytest.raises(UserError, match=r"decoder_layers = 4: the source has 2.* at most 2"):

@@ -135,6 +135,7 @@ MAY_CHANGE: dict[str, set[str]] = {
     "last_decoder_layers": {"decoder_layers"},
     "every_kth_decoder_layer": {"decoder_layers"},
     "encoder_to_seq2seq": {"decoder_layers", "attention_fusion", "tie_head"},
+    "encoder_to_seq2seq_copied": {"decoder_layers", "attention_fusion", "tie_head"},
     "seq2seq_to_encoder": {"decoder_layers", "attention_fusion", "tie_head"},
 }
 OTHER: dict[str, tuple[Any, str]] = {
@@ -173,6 +174,7 @@ def test_a_conversion_changes_what_it_says_and_nothing_else(name):
     encoder, seq2seq = tiny.config(decoder_layers=0), tiny.config()
     source, target = {
         "encoder_to_seq2seq": (encoder, seq2seq),
+        "encoder_to_seq2seq_copied": (encoder, seq2seq),
         "seq2seq_to_encoder": (seq2seq, encoder),
     }.get(name, (seq2seq, seq2seq))
     pieces = (["a", "b"], ["b", "c"]) if name == "new_vocabulary" else None
@@ -234,7 +236,8 @@ def test_wrong_kinds_vocabularies_and_names_are_refused():
         target_vocabulary="b",
         pieces=("ab", "bc"),
     )
-    with pytest.raises(UserError, match=r"a seq2seq model; choose one of encoder_to_seq2seq$"):
+    fitting = r"a seq2seq model; choose one of encoder_to_seq2seq, encoder_to_seq2seq_copied$"
+    with pytest.raises(UserError, match=fitting):
         check("identity", encoder, seq2seq)
     with pytest.raises(UserError, match="the source is an encoder, the target an encoder"):
         check("last_decoder_layers", encoder, encoder)

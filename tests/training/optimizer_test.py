@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from seqrecipes.models import build
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase
+from seqrecipes.training.step import enter_phase
 from tests.models import tiny
 from tests.training import harness
 
@@ -66,8 +68,13 @@ def numpy_adamw(
     gradients: list[dict[str, np.ndarray]],
     rate: float,
     joins: dict[str, int],
+    factors: dict[str, float],
 ) -> tuple[dict[str, np.ndarray], list[float]]:
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with clipping; a path trains from `joins`."""
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) with clipping.
+
+    A path trains from step `joins` on, at `factors` times the rate (their eta, which multiplies the
+    decay, too).
+    """
     params = {path: value.copy() for path, value in params.items()}
     first = {path: np.zeros_like(value) for path, value in params.items()}
     second = {path: np.zeros_like(value) for path, value in params.items()}
@@ -87,20 +94,31 @@ def numpy_adamw(
             m = first[path] / (1 - adamw.beta1 ** counts[path])
             v = second[path] / (1 - adamw.beta2 ** counts[path])
             decay = adamw.weight_decay * params[path] if path in DECAYED else 0.0
-            params[path] = params[path] - rate * (m / (np.sqrt(v) + adamw.epsilon) + decay)
+            eta = rate * factors.get(path, 1.0)
+            params[path] = params[path] - eta * (m / (np.sqrt(v) + adamw.epsilon) + decay)
     return params, norms
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 1.0, 100.0])
-def test_updates_equal_numpy(clip_norm: float) -> None:
-    adamw = AdamW(clip_norm=clip_norm, weight_decay=0.3, epsilon=1e-3)
+# The first match wins; norm/scale matches none.
+MULTIPLIERS = (("layer/kernel", 0.1), ("layer", 0.5), ("table", 3))
+FACTORS = {"layer/kernel": 0.1, "layer/bias": 0.5, "norm/scale": 1.0, "table/embedding": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("clip_norm", "multipliers", "factors"),
+    [(0.0, (), {}), (1.0, (), {}), (100.0, (), {}), (1.0, MULTIPLIERS, FACTORS)],
+)
+def test_updates_equal_numpy(
+    clip_norm: float, multipliers: tuple[tuple[str, float], ...], factors: dict[str, float]
+) -> None:
+    adamw = AdamW(clip_norm=clip_norm, weight_decay=0.3, epsilon=1e-3, multipliers=multipliers)
     rng = np.random.default_rng(0)
     start = {path: rng.standard_normal(shape) for path, shape in SHAPES.items()}
     gradients = [
         {path: rng.standard_normal(shape) for path, shape in SHAPES.items()} for _ in range(5)
     ]
     joins = {path: 2 * cohort for path, cohort in LATE.items()}
-    expected, norms = numpy_adamw(adamw, start, gradients, 0.05, joins)
+    expected, norms = numpy_adamw(adamw, start, gradients, 0.05, joins, factors)
     with jax.enable_x64(True):
         params = {path: jnp.asarray(value) for path, value in start.items()}
         state: Any = {}
@@ -142,6 +160,72 @@ def test_a_decay_rule_for_nothing_else_is_refused() -> None:
     state = adamw.init(params, dict.fromkeys(SHAPES, 0), {})
     with pytest.raises(UserError, match="norm/scale"):
         adamw.update(params, state, params, jnp.asarray(0.1))
+
+
+@functools.cache
+def first_step(*multipliers: tuple[str, float]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """{path: before and after one update} of an encoder whose token table is frozen."""
+    config = tiny.config(encoder_layers=1, decoder_layers=0, tie_head=False)
+    adamw = AdamW(peak=1e-2, warmup_steps=0, floor=0.0, multipliers=multipliers)
+    model, batch = build(config), tiny.batch(config)
+    params = tiny.random_params(model, dtype="float32")
+    (span,) = harness.place(params, (Phase(1, ("token_embedding",)),))
+    state = enter_phase(harness.fresh_state(params), span, adamw)
+    # At half of the schedule.
+    state = state.replace(step=jnp.asarray(1, jnp.int32))
+    state, _ = harness.compiled_step(model, adamw, span, total_steps=4)(state, batch)
+    after = harness.leaves(state)
+    return {path: (before, after[path]) for path, before in tree.flatten(params).items()}
+
+
+def test_a_factor_of_one_is_no_factor_to_the_bit() -> None:
+    with_one = first_step(("encoder", 1.0), ("mlm_head/.*/kernel", 1))
+    for path, (_, expected) in first_step().items():
+        np.testing.assert_array_equal(with_one[path][1], expected, err_msg=path)
+
+
+def test_a_factor_scales_the_update_of_what_it_matches_alone() -> None:
+    # What is frozen may have a factor for later.
+    scaled = first_step(("encoder", 0.25), ("token_embedding", 0.25))
+    for path, (before, without) in first_step().items():
+        if path.startswith("encoder"):
+            np.testing.assert_allclose(
+                scaled[path][1] - before, (without - before) / 4, atol=5e-7, err_msg=path
+            )
+        else:
+            np.testing.assert_array_equal(scaled[path][1], without, err_msg=path)
+    before, without = first_step()["encoder/stack/layers/mlp/input/kernel"]
+    assert np.abs(without - before).max() > 4e-3
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"), [("encodr", "matches no parameter"), ("(encoder", "not a regular")]
+)
+def test_a_multiplier_for_nothing_is_refused(pattern: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        first_step(("encoder", 0.5), (pattern, 0.1))
+    assert (caught.value.field, caught.value.value) == ("AdamW.multipliers", pattern)
+
+
+@pytest.mark.parametrize(
+    "multipliers",
+    [
+        "encoder",
+        ("encoder", 0.1),
+        [("encoder", 0.1), ("decoder",)],
+        [(0.1, "encoder")],
+        [("encoder", "0.1")],
+        [("encoder", 0.0)],
+        [("encoder", -1)],
+        [("encoder", float("inf"))],
+        [("encoder", float("nan"))],
+    ],
+)
+def test_multipliers_are_pairs_with_factors_above_zero(multipliers: Any) -> None:
+    with pytest.raises(UserError, match=r"write a list of pairs") as caught:
+        AdamW(multipliers=multipliers)
+    assert caught.value.field == "AdamW.multipliers"
+    assert caught.value.value == multipliers
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -37,6 +38,30 @@ def test_spans_follow_each_other_and_number_cohorts() -> None:
 def test_every_step_belongs_to_one_phase() -> None:
     placed = spans([Phase(2, FREEZE), Phase(1)], PATHS)
     assert [span_of(placed, step).index for step in range(5)] == [0, 0, 1, 1, 1]
+
+
+def test_an_encoder_has_dropout_unless_it_is_frozen_and_asked_for() -> None:
+    placed = spans(
+        [Phase(1, FREEZE), Phase(1, FREEZE, frozen_dropout=False), Phase(1), Phase(1, [FREEZE[1]])],
+        PATHS,
+    )
+    assert [span.encoder_dropout for span in placed] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("freeze", "trained"),
+    [
+        ((), "3 of its parameters train (encoder/a)"),
+        (("decoder",), "3 of its parameters train (encoder/a)"),
+        (("encoder",), "1 of its parameters train (token_embedding/embedding)"),
+        (("encoder/b", "token_embedding"), "1 of its parameters train (encoder/a)"),
+    ],
+)
+def test_an_encoder_in_training_keeps_its_dropout(freeze: tuple[str, ...], trained: str) -> None:
+    with pytest.raises(UserError, match=re.escape(trained)) as caught:
+        spans([Phase(1), Phase(1, freeze, frozen_dropout=False)], PATHS)
+    assert (caught.value.field, caught.value.value) == ("Phase.frozen_dropout", False)
+    assert "add ['encoder', 'token_embedding'] to Phase.freeze" in str(caught.value)
 
 
 @pytest.mark.parametrize(
