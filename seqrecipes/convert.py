@@ -145,6 +145,8 @@ def _convert(checkpoint: pathlib.Path, flags: argparse.Namespace, partitioning: 
         target = model_config.load(
             flags.model, size=flags.size or "full", vocab_size=rows, overrides=overrides
         )
+    elif flags.size:
+        raise UserError("--size", flags.size, "is of a file; name it with --model")
     else:
         target = model_config.override(source, {"vocab_size": rows} | overrides)
     warm_start.check(

@@ -210,6 +210,7 @@ def test_what_cannot_be_converted_is_said_in_one_line(folders, vocabularies, tmp
         (["--conversion=identity", "--set", "norm=post", checkpoint, out], "norm = 'post'"),
         (["--conversion=identity", "--set", "nom=post", checkpoint, out], "'nom': fields are"),
         (["--conversion=identity", other, checkpoint, out], "vocabulary"),
+        (["--conversion=identity", "--size=mini", checkpoint, out], "--size = 'mini'"),
         (["--conversion=first", checkpoint, out], "choose one of encoder_to_seq2seq"),
     ]:
         capsys.readouterr()
