@@ -135,7 +135,9 @@ def _convert(checkpoint: pathlib.Path, flags: argparse.Namespace, partitioning: 
 
     metadata = checkpoints.read_metadata(checkpoint)
     source = ModelConfig.from_dict(metadata["model"], field="SOURCE")
-    old = new = hugging_face.find_vocabulary(checkpoint, metadata, flags.source_vocabulary)
+    old = new = hugging_face.find_vocabulary(
+        checkpoint, metadata, flags.source_vocabulary, flag="--source_vocabulary"
+    )
     if flags.vocabulary:
         new = pieces.load(flags.vocabulary).data
     lists = pieces.pieces(old), pieces.pieces(new)
@@ -166,7 +168,7 @@ def _convert(checkpoint: pathlib.Path, flags: argparse.Namespace, partitioning: 
         checkpoint,
         shapes,
         initialise=functools.partial(models.init_params, target, flags.seed),
-        placement=functools.partial(partitioning.parameter_shardings, mesh=partitioning.mesh()),
+        placement=partitioning.placement(),
         pieces=lists,
     )
     checkpoints.save_params(

@@ -29,15 +29,20 @@ from seqrecipes.errors import UserError
 from seqrecipes.folders import whole_folder
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Partitioning, Placement
+from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase
 
 PARITY_FILE = "parity.json"
+_ALL_DEVICES = Partitioning()
 _DOCUMENTS = 4  # of each language, for the comparison
 
 
 def find_vocabulary(
-    checkpoint: pathlib.Path, metadata: Mapping[str, Any], given: str | None
+    checkpoint: pathlib.Path,
+    metadata: Mapping[str, Any],
+    given: str | None,
+    *,
+    flag: str = "--vocabulary",
 ) -> bytes:
     """The SentencePiece model that a checkpoint was trained with.
 
@@ -45,32 +50,34 @@ def find_vocabulary(
       checkpoint: a checkpoint's folder; its run or its stage may hold the vocabulary.
       metadata: of the checkpoint.
       given: a path, or None to look in these two places.
+      flag: the one that gives it.
 
     Raises:
       UserError: it is in neither, or the one given is another.
     """
-    stage = checkpoint.parent.parent
-    places = [each / "vocabulary" / "spm.model" for each in (stage, stage.parent)]
-    for file in [pathlib.Path(given)] if given else places:
-        if file.is_file():
-            model = file.read_bytes()
-            checksum = pieces.checksum(model)
-            if checksum == metadata["vocabulary"]:
-                return model
-            if given:
-                raise UserError(
-                    "--vocabulary",
-                    given,
-                    f"has the checksum {checksum[:12]} (SHA-256); the checkpoint was trained with "
-                    f"{metadata['vocabulary'][:12]}",
-                )
+    wanted = metadata["vocabulary"]
     if given:
-        raise UserError("--vocabulary", given, "no such file")
+        if not pathlib.Path(given).is_file():
+            raise UserError(flag, given, "no such file")
+        model = pathlib.Path(given).read_bytes()
+        if (checksum := pieces.checksum(model)) != wanted:
+            raise UserError(
+                flag,
+                given,
+                f"has the checksum {checksum[:12]} (SHA-256); the checkpoint was trained with "
+                f"{wanted[:12]}",
+            )
+        return model
+    stage = checkpoint.parent.parent
+    places = [each / "vocabulary" / pieces.MODEL_NAME for each in (stage, stage.parent)]
+    for file in places:
+        if file.is_file() and pieces.checksum(model := file.read_bytes()) == wanted:
+            return model
     raise UserError(
         "CHECKPOINT",
         str(checkpoint),
-        f"its vocabulary ({metadata['vocabulary'][:12]}, SHA-256) is not in "
-        f"{' or '.join(str(place.parent) for place in places)}; name it with --vocabulary",
+        f"its vocabulary ({wanted[:12]}, SHA-256) is not in "
+        f"{' or '.join(str(place.parent) for place in places)}; name it with {flag}",
     )
 
 
@@ -81,7 +88,7 @@ def export_checkpoint(
     vocabulary: str | None = None,
     headless: bool = False,
     verify: bool = False,
-    partitioning: Partitioning | None = None,
+    partitioning: Partitioning = _ALL_DEVICES,
 ) -> str:
     """Writes a checkpoint as a folder that transformers opens.
 
@@ -124,7 +131,7 @@ def export_checkpoint(
         lines = []
         if verify:
             params = checkpoints.restore_params(
-                checkpoint, models.parameter_shapes(ours), _placement(partitioning)
+                checkpoint, models.parameter_shapes(ours), partitioning.placement()
             )
             result = _parity(folder, ours, params, model, trust=True)
             (folder / PARITY_FILE).write_text(_json(result.to_json()), "utf-8")
@@ -151,7 +158,7 @@ def import_folder(
     vocabulary: str | None = None,
     sentinels: int = 0,
     verify: bool = False,
-    partitioning: Partitioning | None = None,
+    partitioning: Partitioning = _ALL_DEVICES,
     seed: int = 0,
 ) -> str:
     """Makes a checkpoint, to warm-start from, of a folder in Hugging Face's format.
@@ -174,7 +181,7 @@ def import_folder(
     """
     if verify:
         parity.libraries()
-    placement = _placement(partitioning)
+    placement = partitioning.placement()
     values = load.read_config(folder)
     theirs = config.from_hf(values)
     found, model = _vocabularies(folder, vocabulary, sentinels)
@@ -234,11 +241,6 @@ def _vocabularies(
         return read_vocabulary(folder), model
     # Without a tokenizer of its own, the vocabulary named can only be the model's.
     return Imported(model, pieces.pieces(model)), model
-
-
-def _placement(partitioning: Partitioning | None) -> Placement:
-    partitioning = partitioning or Partitioning()
-    return functools.partial(partitioning.parameter_shardings, mesh=partitioning.mesh())
 
 
 def _parity(

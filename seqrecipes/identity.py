@@ -16,7 +16,7 @@ import numpy as np
 
 from seqrecipes.errors import UserError
 from seqrecipes.recipe import RECIPE_FILE, Recipe
-from seqrecipes.resolve import ResolvedStage, shared_folders
+from seqrecipes.resolve import ResolvedStage
 
 
 def identity(
@@ -92,32 +92,31 @@ def check_folder(model_dir: pathlib.Path, ours: Mapping[str, Any]) -> None:
         )
 
 
-def check_shared(recipe: Recipe, resolved: Sequence[ResolvedStage], ours: dict[str, Any]) -> None:
+def check_shared(resolved: Sequence[ResolvedStage], ours: dict[str, Any]) -> None:
     """Refuses to take a stage from another run that was trained otherwise, or not to its end.
 
     Raises:
       UserError: names every value that differs.
     """
-    shared = shared_folders(recipe)
     for stage, written in zip(resolved, ours["stages"], strict=True):
-        name = stage.stage.name
-        if name not in shared:
+        if not stage.shared:
             continue
-        theirs = _read(shared[name].parent / RECIPE_FILE)
+        name, run = stage.stage.name, stage.folder.parent
+        theirs = _read(run / RECIPE_FILE)
         same = {each["name"]: each for each in theirs["stages"]}
         changed = differences(theirs | {"stages": []}, ours | {"stages": []})
         changed += differences(same.get(name), written, f"stage {name}")
         if changed:
             raise UserError(
                 "Recipe.shared",
-                str(shared[name].parent),
+                str(run),
                 f"trained another {name} ({'; '.join(changed)}); restore these values, or leave it "
                 "out",
             )
         if not stage.finished:
             raise UserError(
                 "Recipe.shared",
-                str(shared[name].parent),
+                str(run),
                 f"has not finished {name}; train it there first",
             )
 

@@ -56,12 +56,14 @@ class ResolvedStage:
       training: how it is trained.
       source: what it is warm-started from, if anything.
       folder: where it lives.
+      shared: it is another run's, and taken from there.
     """
 
     stage: Stage
     training: Training
     source: Source | None
     folder: pathlib.Path
+    shared: bool
 
     @property
     def training_units(self) -> float:
@@ -112,7 +114,7 @@ def resolve(
       UserError: whatever cannot work, by field.
     """
     resolved: list[ResolvedStage] = []
-    folders = shared_folders(recipe)
+    folders = _shared_folders(recipe)
     for index, stage in enumerate(recipe.stages):
         config = _model(stage, vocab_size)
         if recipe.sequence_length > config.max_positions:
@@ -148,6 +150,7 @@ def resolve(
                 training=training,
                 source=_source(stage, config, resolved, vocabulary),
                 folder=folders.get(stage.name, model_dir / stage.name),
+                shared=stage.name in folders,
             )
         )
     keep = recipe.checkpointing.keep + 1
@@ -156,7 +159,7 @@ def resolve(
     return resolved
 
 
-def shared_folders(recipe: Recipe) -> dict[str, pathlib.Path]:
+def _shared_folders(recipe: Recipe) -> dict[str, pathlib.Path]:
     """{name of a stage: its folder in another run, from which it is taken}.
 
     Raises:

@@ -164,7 +164,7 @@ class Run:
         """Refuses a folder that holds another recipe, and stages shared with one that does."""
         ours = self._identity(resolved)
         identity.check_folder(self.model_dir, ours)
-        identity.check_shared(self.recipe, resolved, ours)
+        identity.check_shared(resolved, ours)
 
     def describe(self) -> str:
         """Checks everything that needs no training; the resolved recipe in words."""
@@ -203,7 +203,7 @@ class Run:
                 log.info("%s: finished already, skipped", stage.stage.name)
             else:
                 self._train(stage, blocks[index])
-            if self.recipe.export_hf and stage.folder.parent == self.model_dir:
+            if self.recipe.export_hf and not stage.shared:
                 self._export(stage)
         return resolved
 
@@ -325,7 +325,7 @@ class Run:
             checkpoints.find(source.folder, field="WarmStart.source"),
             source.shapes,
             initialise=training.initial_values,
-            placement=functools.partial(training.partitioning.parameter_shardings, mesh=self.mesh),
+            placement=training.partitioning.placement(self.mesh),
         )
         log.info("%s: warm start from %s\n%s", stage.stage.name, source.folder, account)
         if jax.process_index() == 0:

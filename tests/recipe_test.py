@@ -150,7 +150,7 @@ def test_a_stage_is_taken_from_another_run_that_trained_it_alike(tmp_path):
     alone = dataclasses.replace(recipe, stages=recipe.stages[:1])
     claimed(alone, tmp_path / "alone")
     sharing = dataclasses.replace(recipe, shared=[str(tmp_path / "alone")])
-    assert resolve.shared_folders(sharing) == {"encoder": tmp_path / "alone" / "encoder"}
+    assert shared_folders(sharing, tmp_path) == {"encoder": tmp_path / "alone" / "encoder"}
     (tmp_path / "alone" / "encoder" / "checkpoints" / "10").mkdir(parents=True)
     check(sharing, tmp_path / "run")
     (tmp_path / "alone" / "encoder" / "checkpoints" / "10").rename(tmp_path / "elsewhere")
@@ -158,9 +158,14 @@ def test_a_stage_is_taken_from_another_run_that_trained_it_alike(tmp_path):
         check(sharing, tmp_path / "run")
 
 
+def shared_folders(recipe: Recipe, tmp_path) -> dict:
+    stages = resolved_stages(recipe, tmp_path / "run")
+    return {one.stage.name: one.folder for one in stages if one.shared}
+
+
 def check(recipe: Recipe, folder) -> None:
     resolved = resolved_stages(recipe, folder)
-    identities.check_shared(recipe, resolved, identity(recipe, folder))
+    identities.check_shared(resolved, identity(recipe, folder))
 
 
 def test_a_stage_of_another_run_that_was_trained_otherwise_is_refused(tmp_path):
@@ -173,6 +178,6 @@ def test_a_stage_of_another_run_that_was_trained_otherwise_is_refused(tmp_path):
     for folder, message in [("nothing", "holds no run"), ("other", "has none of the stages new")]:
         new = dataclasses.replace(recipe.stages[0], name="new")
         with pytest.raises(UserError, match=message):
-            resolve.shared_folders(
-                dataclasses.replace(recipe, stages=[new], shared=[str(tmp_path / folder)])
+            shared_folders(
+                dataclasses.replace(recipe, stages=[new], shared=[str(tmp_path / folder)]), tmp_path
             )

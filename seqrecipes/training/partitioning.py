@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -110,6 +111,10 @@ class Partitioning:
             path: NamedSharding(mesh, self._spec(path, leaf.shape, axes[path], mesh))
             for path, leaf in leaves.items()
         }
+
+    def placement(self, mesh: Mesh | None = None) -> Placement:
+        """`parameter_shardings` on a mesh, by default that over all devices."""
+        return functools.partial(self.parameter_shardings, mesh=mesh or self.mesh())
 
     def _spec(
         self, path: str, shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh

@@ -227,6 +227,8 @@ def test_a_checkpoint_without_its_vocabulary_says_so(folders, tmp_path, capsys):
     (moved / "checkpoints").symlink_to(folders["roberta_12e"] / "checkpoints")
     assert run("--to=hf", moved, tmp_path / "out") == 2
     assert "name it with --vocabulary" in capsys.readouterr().err
+    assert run("--conversion=identity", moved, tmp_path / "out") == 2
+    assert "name it with --source_vocabulary" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])

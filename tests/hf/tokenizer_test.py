@@ -12,8 +12,7 @@ import transformers
 from seqrecipes.conversion.hf.tokenizer import write_tokenizer
 from seqrecipes.conversion.hf.vocabulary import read_vocabulary
 from seqrecipes.data import pieces
-from seqrecipes.data.corpora.corpus import texts
-from seqrecipes.data.corpora.sample import SampleCorpus
+from tests.conversion.hf_tokenizer_harness import sample_lines
 
 SIZE = 2000
 MASK, DOC = SIZE - 7, SIZE - 6  # before five sentinels
@@ -21,13 +20,7 @@ MASK, DOC = SIZE - 7, SIZE - 6  # before five sentinels
 
 @pytest.fixture(scope="module")
 def lines() -> list[str]:
-    corpus = SampleCorpus()
-    return [
-        line
-        for language in corpus.languages
-        for text in texts(corpus, language, "train")
-        for line in text.splitlines()
-    ]
+    return sample_lines()
 
 
 @pytest.fixture(scope="module")
