@@ -8,9 +8,10 @@ an error: a typo must not train for weeks.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import gin
 
@@ -70,6 +71,28 @@ def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".")
             hint = f"{_first(error)} (strings need quotes: --gin.{name}=\"'{value}'\")"
             raise UserError(f"--gin.{name}", value, hint) from error
     _check_all_read(gin.config_str(max_line_length=10_000), bindings)
+
+
+@contextlib.contextmanager
+def required_values() -> Iterator[None]:
+    """Where configurables are called: tells which value no file and no flag gives.
+
+    Raises:
+      UserError: in place of gin's own errors.
+    """
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        text = str(error)
+        arguments = re.search(r"for arguments: \['(\w+)'.*configurable '(\w+)'", text, re.DOTALL)
+        bindings = re.search(r"bindings for `(\w+)` not provided in config: \['(\w+)'", text)
+        if arguments:
+            name = f"{arguments[2]}.{arguments[1]}"
+        elif bindings:
+            name = f"{bindings[1]}.{bindings[2]}"
+        else:
+            raise
+        raise UserError(name, None, "no gin file sets it; is it a recipe's?") from error
 
 
 def _check_all_read(text: str, bindings: Sequence[str]) -> None:

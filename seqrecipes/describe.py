@@ -10,9 +10,10 @@ import jax
 from jax.sharding import Mesh
 
 from seqrecipes import tree
-from seqrecipes.recipe import Recipe
+from seqrecipes.recipe import Recipe, training_units
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints
+from seqrecipes.training.phases import Phase, Span
 
 # What a stage's folder says of itself.
 STAGE_FILE = "stage.json"
@@ -25,13 +26,32 @@ def stage_facts(stage: ResolvedStage) -> dict[str, Any]:
         "name": stage.stage.name,
         "objective": stage.stage.objective,
         "warm_start": stage.source and str(stage.source.folder),
-        "parameters": sum(stage.counts(training.spans[0])),
+        "parameters": sum(map(sum, stage.counts(training.spans[0]).values())),
         "tokens": training.steps * training.tokens_per_update,
         "training_units": stage.training_units,
         "phases": [
-            {"start": s.start, "stop": s.stop, "freeze": list(phase.freeze)}
-            for s, phase in zip(training.spans, stage.stage.phases, strict=True)
+            phase_facts(stage, span, phase)
+            for span, phase in zip(training.spans, stage.stage.phases, strict=True)
         ],
+    }
+
+
+def phase_facts(stage: ResolvedStage, span: Span, phase: Phase) -> dict[str, Any]:
+    """Facts of a phase; FLOPs are those of one update, by part."""
+    training = stage.training
+    return {
+        "start": span.start,
+        "stop": span.stop,
+        "freeze": list(phase.freeze),
+        "parameters": {
+            name: {"trainable": trainable, "frozen": frozen}
+            for name, (trainable, frozen) in stage.counts(span).items()
+        },
+        "tokens": (span.stop - span.start) * training.tokens_per_update,
+        "training_units": training_units(
+            training.model.config, [phase], training.tokens_per_update
+        ),
+        "flops": training.flops_by_part(span),
     }
 
 
@@ -83,7 +103,7 @@ def resolved_recipe(
         if one.source:
             lines.append(f"  warm start: {one.source.conversion} from {one.source.folder}")
         for span, phase in zip(training.spans, stage.phases, strict=True):
-            trainable, frozen = one.counts(span)
+            trainable, frozen = map(sum, zip(*one.counts(span).values(), strict=True))
             lines.append(
                 f"  steps {span.start:>9,} to {span.stop:>9,}: {trainable:>13,} trainable, "
                 f"{frozen:>13,} frozen {list(phase.freeze) or ''}"

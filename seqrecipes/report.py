@@ -14,14 +14,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from seqrecipes import markdown
 from seqrecipes.errors import UserError, exit_status
 
 TABLE_FILE = "report.md"
 PICTURE_FILE = "curves.png"
 
 _SPENT = """steps: as often as they were done; repeated: of these, done again after an interruption
-TU: of the stage, as planned; chip-h: hours of training times devices; other: the same for
-compiling, checkpoints and validation; use: FLOPs over what the devices could do while training"""
+TU: of the stage, as planned; of plan: FLOPs over those that the phase is to take
+chip-h: hours of training times devices; other: the same for compiling, checkpoints and validation
+use: FLOPs over what the devices could do while training"""
 
 
 class StageRecord(NamedTuple):
@@ -79,7 +81,7 @@ def table(records: Sequence[StageRecord]) -> str:
         "unigram entropy",
         "padding",
     )
-    rows = [header, tuple("---" for _ in header)]
+    rows = []
     for record in records:
         facts = record.facts
 
@@ -102,7 +104,7 @@ def table(records: Sequence[StageRecord]) -> str:
                 last("train/padding", 4),
             )
         )
-    return _aligned(rows)
+    return markdown.table(header, rows)
 
 
 def spent(records: Sequence[StageRecord]) -> str:
@@ -110,13 +112,13 @@ def spent(records: Sequence[StageRecord]) -> str:
 
     Empty if no stage has a ledger: runs from before there was one have none.
     """
-    names = "stage phase steps repeated tokens TU PFLOPs chip-h other use"
-    header = tuple(names.split())
-    rows = [header, tuple("---" for _ in header)]
+    header = ["stage", "phase", "steps", "repeated", "TU", "PFLOPs", "of plan", "chip-h", "other"]
+    header += ["use"]
+    rows = []
     for record in records:
         units = f"{record.facts['training_units']:.3g}"
         if record.ledger is None:
-            rows.append((record.label, "-", "-", "-", "-", units, "-", "-", "-", "-"))
+            rows.append((record.label, *["-"] * 3, units, *["-"] * 5))
             continue
         for number, phase in enumerate(record.ledger["phases"]):
             hours = {kind: value / 3600 for kind, value in phase["chip_seconds"].items()}
@@ -127,26 +129,25 @@ def spent(records: Sequence[StageRecord]) -> str:
                     str(number),
                     f"{phase['steps']:,}",
                     f"{phase['repeated']:,}",
-                    f"{phase['tokens']:.3g}",
                     "" if number else units,
                     f"{phase['flops'] / 1e15:.3g}",
+                    _share_of_plan(phase, record.facts["phases"][number]),
                     f"{hours.pop('training'):.3g}",
                     f"{sum(hours.values()):.3g}",
                     "-" if use is None else f"{use:.0%}",
                 )
             )
-    return f"{_aligned(rows)}\n\n{_SPENT}" if any(record.ledger for record in records) else ""
+    if not any(record.ledger for record in records):
+        return ""
+    return f"{markdown.table(header, rows)}\n\n{_SPENT}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Markdown of a header, a row of `---` and the cells, in columns of one width."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        fill = "-" if row[0] == "---" else " "
-        cells = [cell.ljust(width, fill) for cell, width in zip(row, widths, strict=True)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _share_of_plan(spent: dict[str, Any], facts: dict[str, Any]) -> str:
+    """FLOPs of a phase over what it was planned to take; runs of before have no such plan."""
+    if "flops" not in facts:
+        return "-"
+    planned = (facts["stop"] - facts["start"]) * sum(facts["flops"].values())
+    return f"{spent['flops'] / planned:.0%}"
 
 
 def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:

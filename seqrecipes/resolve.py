@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jax.sharding import Mesh
@@ -76,18 +76,21 @@ class ResolvedStage:
         """Whether its last checkpoint is there."""
         return checkpoints.latest_step(self.folder) == self.training.steps
 
-    def counts(self, span: Span) -> tuple[int, int]:
-        """Trainable and frozen parameters of a phase."""
-        sizes = {path: leaf.size for path, leaf in tree.flatten(self.training.shapes).items()}
-        trainable = sum(sizes[path] for path in span.cohorts)
-        return trainable, sum(sizes.values()) - trainable
+    def counts(self, span: Span) -> dict[str, tuple[int, int]]:
+        """Trainable and frozen parameters of a phase, by top-level name."""
+        counts: dict[str, tuple[int, int]] = {}
+        for path, leaf in tree.flatten(self.training.shapes).items():
+            trainable, frozen = counts.get(path.split("/")[0], (0, 0))
+            trains = leaf.size if path in span.cohorts else 0
+            counts[path.split("/")[0]] = (trainable + trains, frozen + leaf.size - trains)
+        return counts
 
     @property
     def checkpoint_bytes(self) -> int:
         """Largest size of one checkpoint: parameters and two moments of what trains, float32."""
         return max(
-            4 * (3 * trainable + frozen)
-            for trainable, frozen in map(self.counts, self.training.spans)
+            4 * sum(3 * trainable + frozen for trainable, frozen in self.counts(span).values())
+            for span in self.training.spans
         )
 
 
@@ -153,10 +156,14 @@ def resolve(
                 shared=stage.name in folders,
             )
         )
+    return resolved
+
+
+def check_space(recipe: Recipe, resolved: Sequence[ResolvedStage], model_dir: pathlib.Path) -> None:
+    """Refuses a disk that cannot hold the checkpoints of a stage that is still to be trained."""
     keep = recipe.checkpointing.keep + 1
     unfinished = [stage.checkpoint_bytes for stage in resolved if not stage.finished]
     checkpoints.check_space(model_dir, keep * max(unfinished, default=0))
-    return resolved
 
 
 def _shared_folders(recipe: Recipe) -> dict[str, pathlib.Path]:

@@ -43,12 +43,18 @@ class Run:
     Args:
       recipe: what to train.
       model_dir: the run's folder.
+      devices: by default all that are present.
     """
 
-    def __init__(self, recipe: Recipe = gin.REQUIRED, model_dir: str = gin.REQUIRED):
+    def __init__(
+        self,
+        recipe: Recipe = gin.REQUIRED,
+        model_dir: str = gin.REQUIRED,
+        devices: Sequence[jax.Device] | None = None,
+    ):
         self.recipe = recipe
         self.model_dir = pathlib.Path(model_dir)
-        self.mesh = recipe.partitioning.mesh()
+        self.mesh = recipe.partitioning.mesh(devices)
         source = recipe.shared[0] if recipe.shared else model_dir
         self.vocabulary_path = pathlib.Path(
             recipe.vocabulary or pathlib.Path(source, "vocabulary", "spm.model")
@@ -161,7 +167,10 @@ class Run:
         )
 
     def check_folder(self, resolved: list[ResolvedStage]) -> None:
-        """Refuses a folder that holds another recipe, and stages shared with one that does."""
+        """Refuses a folder that holds another recipe or is too small, and stages shared with one
+        that holds another.
+        """
+        resolving.check_space(self.recipe, resolved, self.model_dir)
         ours = self._identity(resolved)
         identity.check_folder(self.model_dir, ours)
         identity.check_shared(resolved, ours)

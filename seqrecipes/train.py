@@ -60,7 +60,8 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
-    run = runner.Run()
+    with configuration.required_values():
+        run = runner.Run()
     if flags.dry_run:
         print(run.describe())
         return 0

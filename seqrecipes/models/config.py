@@ -17,7 +17,7 @@ from typing import Any
 from seqrecipes.errors import UserError
 
 _CHOICES = {
-    "attention_fusion": ("none", "shared", "per_layer"),
+    "attention_fusion": ("none", "shared", "per_layer", "decoder_states"),
     "norm": ("pre", "post"),
     "remat": ("none", "dots", "full"),
     "dtype": ("float32", "bfloat16", "float64"),
@@ -46,8 +46,9 @@ class ModelConfig:
       decoder_layers: depth of the decoder; 0 makes an encoder with an MLM head.
       max_positions: rows of each learned position table.
       attention_fusion: what cross-attention reads: the encoder's output ('none'), or a weighted sum
-        of all its layers by one learned query ('shared') or by one for each decoder layer
-        ('per_layer'; Soltan et al. 2023, section 2.1.5).
+        of all its layers by one learned query ('shared'), by one for each decoder layer
+        ('per_layer'; Soltan et al. 2023, section 2.1.5) or by cross-attention's own queries
+        ('decoder_states', see `fused_attention`).
       norm: 'pre' normalises inside the residual branch and once more after the last layer
         (Soltan et al. 2023, section 2.1); 'post' normalises the sum (DeltaLM, VECO, XLM-R).
       embedding_norm: LayerNorm on the sum of the embeddings.

@@ -7,12 +7,14 @@ size, H heads, K head size, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
+from seqrecipes.models.fused_attention import Mix, dot_scores, layer_scores, mix_layers
 
 Array = jax.Array
 
@@ -72,36 +74,52 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BxTxD: Array,
-        memory_BxSxD: Array,
+        memory: Array,
         mask_Bx1xTxS: Array | None,
         example_ids_B: Array | None,
     ) -> Array:
-        """Attends from x to memory [B, T, D] where the mask (None: all) is True."""
+        """Attends from x to memory [B, T, D] where the mask (None: all) is True.
+
+        The memory is [B, S, D], or [L, B, S, D] for a fusion by the queries (`fused_attention`).
+        """
         c = self.config
 
-        def heads(name: str, x: Array) -> Array:
-            y = nn.DenseGeneral(
+        def linear(name: str) -> nn.DenseGeneral:
+            return nn.DenseGeneral(
                 (c.num_heads, c.head_size), dtype=c.dtype, kernel_init=kernel_init(c), name=name
-            )(x)
+            )
+
+        def constrain(y: Array) -> Array:
             return nn.with_logical_constraint(y, ("batch", "length", "heads", "head"))
 
-        query_BxTxHxK = heads("query", x_BxTxD) * c.head_size**-0.5
-        key_BxSxHxK = heads("key", memory_BxSxD)
-        value_BxSxHxK = heads("value", memory_BxSxD)
-        scores_BxHxTxS = jnp.einsum(
-            "bthk,bshk->bhts",
-            query_BxTxHxK,
-            key_BxSxHxK,
-            preferred_element_type=jnp.promote_types(c.dtype, jnp.float32),
-        )
-        if mask_Bx1xTxS is not None:
-            lowest = jnp.finfo(scores_BxHxTxS.dtype).min
-            scores_BxHxTxS = jnp.where(mask_Bx1xTxS, scores_BxHxTxS, lowest)
-        weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS).astype(c.dtype)
-        weights_BxHxTxS = Dropout(c.attention_dropout, name="dropout")(
-            weights_BxHxTxS, example_ids_B
-        )
-        mixed_BxTxHxK = jnp.einsum("bhts,bshk->bthk", weights_BxHxTxS, value_BxSxHxK)
+        def weigh(scores_BxHxTxS: Array) -> Array:
+            if mask_Bx1xTxS is not None:
+                lowest = jnp.finfo(scores_BxHxTxS.dtype).min
+                scores_BxHxTxS = jnp.where(mask_Bx1xTxS, scores_BxHxTxS, lowest)
+            weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS).astype(c.dtype)
+            return Dropout(c.attention_dropout, name="dropout")(weights_BxHxTxS, example_ids_B)
+
+        query_BxTxHxK = constrain(linear("query")(x_BxTxD)) * c.head_size**-0.5
+        key, value = linear("key"), linear("value")
+        if memory.ndim == 3:
+            key_BxSxHxK, value_BxSxHxK = constrain(key(memory)), constrain(value(memory))
+            weights_BxHxTxS = weigh(dot_scores(query_BxTxHxK, key_BxSxHxK))
+            mixed_BxTxHxK = jnp.einsum("bhts,bshk->bthk", weights_BxHxTxS, value_BxSxHxK)
+        else:
+            # Loops over layers take functions of parameters, not modules.
+            bare = key.clone(parent=None, name=None)
+
+            def project(params: Any, states_BxSxD: Array) -> Array:
+                projected: Any = bare.apply({"params": params}, states_BxSxD)
+                return constrain(projected)
+
+            if self.is_initializing():
+                for module in (key, value):
+                    module(memory[0])
+            keys, values = key.variables["params"], value.variables["params"]
+            scores_BxHxTxS, log_totals = layer_scores(project, query_BxTxHxK, keys, memory)
+            mix = Mix(query_BxTxHxK, keys, values, weigh(scores_BxHxTxS), log_totals)
+            mixed_BxTxHxK = mix_layers(project, mix, memory)
         return nn.DenseGeneral(
             c.hidden_size, axis=(-2, -1), dtype=c.dtype, kernel_init=kernel_init(c), name="output"
         )(mixed_BxTxHxK)
@@ -189,7 +207,7 @@ class TransformerLayer(nn.Module):
         memory_mask: Array | None,
         example_ids_B: Array | None,
     ) -> tuple[Array, Array | None]:
-        """One layer; the memory is [B, S, D], or [L, B, S, D] for a fusion of the layer's own.
+        """One layer; the memory is [B, S, D], or [L, B, S, D] for a fusion inside the layer.
 
         Returns:
           The carry and the output of a scan over layers: x, and x again or None.

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from seqrecipes import tree
 from seqrecipes.models import Model, init_params
-from seqrecipes.training import flops, reporting
+from seqrecipes.training import accelerators, flops, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
 from seqrecipes.training.interruption import Interrupted, Watch
@@ -142,11 +142,14 @@ class Training:
         shardings = self.layout(span, mesh), parts.replicated(mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=shardings)
 
+    def flops_by_part(self, span: Span) -> dict[str, float]:
+        """Model FLOPs of one update in a phase: encoder, decoder, head."""
+        by_part = flops.training(self.model.config, self.features, span.cohorts)
+        return {part: self.batch_size * cost for part, cost in by_part.items()}
+
     def flops_per_step(self, span: Span) -> float:
         """Model FLOPs of one update in a phase."""
-        names = {path.split("/")[0] for path in span.cohorts}
-        by_part = flops.training(self.model.config, self.features, names.__contains__)
-        return self.batch_size * sum(by_part.values())
+        return sum(self.flops_by_part(span).values())
 
 
 def train(
@@ -259,7 +262,7 @@ def _ledger(training: Training, stage_dir: pathlib.Path, start: int) -> Ledger:
         start=start,
         devices=jax.device_count(),
         device_kind=kind,
-        peak=flops.PEAKS.get(kind),
+        peak=accelerators.peak(kind),
     )
 
 
@@ -303,7 +306,7 @@ def _evaluator(
 
 
 def _flops_limit() -> float | None:
-    peak = flops.PEAKS.get(jax.devices()[0].device_kind)
+    peak = accelerators.peak(jax.devices()[0].device_kind)
     return peak and peak * jax.device_count()
 
 

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -68,22 +68,26 @@ class Partitioning:
                 "Partitioning.data", self.data, "must be at least 1, or -1 for the rest"
             )
 
-    def mesh(self) -> Mesh:
-        """The mesh over all devices of all processes.
+    def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """The mesh over these devices, by default all of all processes.
 
         Raises:
           UserError: the axes do not multiply to the number of devices.
         """
-        devices, rest = jax.device_count(), self.fsdp * self.tensor
-        data = devices // rest if self.data == -1 else self.data
-        if data * rest != devices:
+        devices = jax.devices() if devices is None else devices
+        count, rest = len(devices), self.fsdp * self.tensor
+        data = count // rest if self.data == -1 else self.data
+        if data * rest != count:
             raise UserError(
                 "Partitioning",
                 f"data={self.data} fsdp={self.fsdp} tensor={self.tensor}",
-                f"the axes must multiply to the {devices} devices present",
+                f"the axes must multiply to the {count} devices",
             )
         return jax.make_mesh(
-            (data, self.fsdp, self.tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3
+            (data, self.fsdp, self.tensor),
+            ("data", "fsdp", "tensor"),
+            (AxisType.Auto,) * 3,
+            devices=devices,
         )
 
     def check_batch(self, batch_size: int, mesh: Mesh, *, field: str) -> None:

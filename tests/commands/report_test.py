@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,12 @@ from seqrecipes.training import ledger
 
 
 def write_run(
-    folder: pathlib.Path, name: str, *, session: tuple[int, float] | None, peak: float | None = None
+    folder: pathlib.Path,
+    name: str,
+    *,
+    session: tuple[int, float] | None,
+    peak: float | None = None,
+    planned: bool = True,
 ) -> pathlib.Path:
     """A run of one stage with two phases of 400 steps, as it stands on disk.
 
@@ -21,18 +27,25 @@ def write_run(
       name: the stage's.
       session: updates of the first phase that were done a second time, and its seconds in all.
       peak: of each of four devices.
+      planned: its facts say what a phase is to cost.
     """
     stage = folder / name
     stage.mkdir(parents=True)
     (folder / "recipe.json").write_text(json.dumps({"stages": [{"name": name}]}), "utf-8")
-    facts = {
+    facts: dict[str, Any] = {
         "objective": "span_drop",
         "parameters": 1000,
         "tokens": 800 * 4096,
         "training_units": 7.5,
         "unigram_entropy": 7.9,
-        "phases": [{"start": 0, "stop": 400}, {"start": 400, "stop": 800}],
+        "phases": [
+            {"start": 0, "stop": 400, "flops": {"encoder": 2e14, "head": 8e14}},
+            {"start": 400, "stop": 800, "flops": {"encoder": 1e15, "head": 2e15}},
+        ],
     }
+    if not planned:
+        for phase in facts["phases"]:
+            del phase["flops"]
     (stage / "stage.json").write_text(json.dumps(facts), "utf-8")
     rows = [{"step": 800, "train/loss": 2.0}, {"step": 800, "validation/loss": 2.1}]
     (stage / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -66,8 +79,8 @@ def test_what_was_spent_stands_beside_what_was_reached(capsys, tmp_path):
     shown, written = capsys.readouterr().out, (run / "report.md").read_text("utf-8")
     # 500 steps of 1 PFLOP and 400 of 3; 4 chips for an hour each, and 90 s of validation.
     expected = [
-        ["2stage", "0", "500", "100", "2.05e+06", "7.5", "500", "4", "0.1", "9%"],
-        ["", "1", "400", "0", "1.64e+06", "", "1.2e+03", "4", "0.1", "21%"],
+        ["2stage", "0", "500", "100", "7.5", "500", "125%", "4", "0.1", "9%"],
+        ["", "1", "400", "0", "", "1.2e+03", "100%", "4", "0.1", "21%"],
     ]
     for text in (shown, written):
         assert cells(text) == expected
@@ -93,9 +106,14 @@ def test_a_run_from_before_there_was_a_ledger(capsys, tmp_path):
     new = write_run(tmp_path / "new", "bart", session=(0, 36.0))
     assert report.main([str(old), str(new)]) == 0
     table = cells((old / "report.md").read_text("utf-8"))
-    assert table[0] == ["old/bart", *"----", "7.5", *"----"]
+    assert table[0] == ["old/bart", *"---", "7.5", *"-----"]
     assert table[1][:4] == ["new/bart", "0", "400", "0"]
     assert table[1][-1] == "-", "nobody knows what this device could do"
+
+
+def test_a_run_from_before_phases_had_a_plan(tmp_path):
+    run = write_run(tmp_path / "run", "bart", session=(0, 36.0), planned=False)
+    assert cells(report.spent(report.read([run])))[0][6] == "-"
 
 
 @pytest.mark.parametrize("text", ["", '{"sessions": 3}'])

@@ -21,6 +21,7 @@ CASES: dict[str, Any] = {
     "epsilon": {"norm_epsilon": 1e-6, "norm": "post", "tie_head": False},
     "shared": {"attention_fusion": "shared", "norm": "post", "tie_head": False},
     "per_layer": {"attention_fusion": "per_layer"},
+    "decoder_states": {"attention_fusion": "decoder_states"},
 }
 
 
@@ -62,7 +63,7 @@ def test_logits_are_ours(case, model):
 
 
 @torch.no_grad()
-def test_memories_are_softmax_mixtures_of_the_layers(case, model):
+def test_memories_are_layers_or_softmax_mixtures_of_them(case, model):
     ids = torch.tensor(harness.batch(case.config)[0]).long()
     output = model.get_encoder()(ids, output_hidden_states=True)
     fusion = case.config.attention_fusion
@@ -73,6 +74,10 @@ def test_memories_are_softmax_mixtures_of_the_layers(case, model):
     # Of the states, the last one is normalised already.
     norm = model.model.encoder.layer_norm
     layers = [*map(norm, output.hidden_states[1:-1]), output.last_hidden_state]
+    if fusion == "decoder_states":
+        assert model.model.encoder.fusion_query is None
+        torch.testing.assert_close(output.memory, torch.stack(layers, dim=1), rtol=0, atol=0)
+        return
     states_LxBxSxD = np.stack([layer.numpy() for layer in layers]).astype(np.float64)
     queries = model.model.encoder.fusion_query.numpy().astype(np.float64)
     assert len(queries) == (1 if fusion == "shared" else case.config.decoder_layers)
@@ -146,6 +151,25 @@ def test_every_parameter_has_a_gradient(model, case):
     ]
     # A bias of keys shifts all scores of a query alike.
     assert all(name.endswith("k_proj.bias") for name in without)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("memories", [1, 3])
+def test_cross_attention_drops_source_tokens_in_training_alone(vocabulary, tmp_path, memories):
+    fusion = {1: "none", 3: "decoder_states"}[memories]
+    config = harness.config(
+        vocabulary, attention_fusion=fusion, norm_epsilon=1e-6, attention_dropout=0.5
+    )
+    harness.exported(tmp_path / "model", config, vocabulary)
+    attend = load(tmp_path / "model").model.decoder.layers[0].encoder_attn
+    x, memory = torch.randn(2, 5, 32), torch.randn(2, memories, 7, 32)
+
+    def read() -> torch.Tensor:
+        return attend(x, *attend.keys_and_values(memory), None)
+
+    assert torch.equal(read(), read())
+    attend.train()
+    assert not torch.equal(read(), read())
 
 
 @torch.no_grad()

@@ -23,7 +23,14 @@ def jacobian_norms(states_of: Any, inputs_TxD: jax.Array) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("norm", "fusion"), [("pre", "none"), ("post", "none"), ("pre", "shared"), ("pre", "per_layer")]
+    ("norm", "fusion"),
+    [
+        ("pre", "none"),
+        ("post", "none"),
+        ("pre", "shared"),
+        ("pre", "per_layer"),
+        ("pre", "decoder_states"),
+    ],
 )
 def test_decoder_logits_have_exactly_no_gradient_from_later_inputs(norm: str, fusion: str) -> None:
     config = tiny.config(norm=norm, attention_fusion=fusion)
@@ -60,7 +67,7 @@ def test_a_changed_target_token_changes_logits_from_its_own_position_on() -> Non
         assert np.all(np.any(after[:, t:] != before[:, t:], axis=-1))
 
 
-@pytest.mark.parametrize("fusion", ["none", "shared", "per_layer"])
+@pytest.mark.parametrize("fusion", ["none", "shared", "per_layer", "decoder_states"])
 def test_every_source_token_reaches_every_decoder_position(fusion: str) -> None:
     config = tiny.config(attention_fusion=fusion)
     model, batch = build(config), tiny.batch(config, rows=1)
@@ -141,6 +148,7 @@ def widened(batch: tiny.Arrays, columns: int) -> tiny.Arrays:
         (2, "post", "none"),
         (2, "pre", "per_layer"),
         (2, "post", "shared"),
+        (2, "pre", "decoder_states"),
     ],
 )
 def test_columns_of_padding_change_neither_loss_nor_gradient(

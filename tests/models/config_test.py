@@ -52,11 +52,10 @@ def test_number_of_parameters_at_full_size(name: str, tie_head: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fusion", "more"), [("none", 0), ("shared", 1024), ("per_layer", 12 * 1024)]
+    ("fusion", "more"),
+    [("none", 0), ("shared", 1024), ("per_layer", 12 * 1024), ("decoder_states", 0)],
 )
-def test_attention_fusion_adds_one_vector_or_one_for_each_decoder_layer(
-    fusion: str, more: int
-) -> None:
+def test_attention_fusion_adds_a_vector_for_each_learned_query(fusion: str, more: int) -> None:
     plain, fused = (
         sum(
             leaf.size for leaf in shapes_of(configuration("bart_12e12d", "full", **change)).values()

@@ -133,7 +133,7 @@ SIZES: dict[str, Any] = {
 ROWS, SOURCE, TARGET = 4, 13, 7
 
 
-@pytest.mark.parametrize("fusion", ["none", *FUSIONS])
+@pytest.mark.parametrize("fusion", ["none", *FUSIONS, "decoder_states"])
 def test_states_of_all_layers_are_stacked_only_for_fusion(fusion: str) -> None:
     config = tiny.config(**SIZES, attention_fusion=fusion)
     model = build(config)
@@ -148,7 +148,7 @@ def test_states_of_all_layers_are_stacked_only_for_fusion(fusion: str) -> None:
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
 @pytest.mark.parametrize("scan_layers", [True, False])
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", [*FUSIONS, "decoder_states"])
 def test_the_backward_pass_keeps_the_encoders_states_once(
     fusion: str, scan_layers: bool, remat: str
 ) -> None:
@@ -200,9 +200,10 @@ def test_queries_train_while_the_encoder_is_frozen_and_after(fusion: str) -> Non
     assert np.all(np.any(free[QUERY[fusion]] != frozen[QUERY[fusion]], axis=-1))
 
 
-def test_fusion_trains_alike_on_a_mesh() -> None:
-    expected = trained("per_layer", Partitioning())
-    result = trained("per_layer", Partitioning(data=2, fsdp=2, tensor=2))
+@pytest.mark.parametrize("fusion", ["per_layer", "decoder_states"])
+def test_fusion_trains_alike_on_a_mesh(fusion: str) -> None:
+    expected = trained(fusion, Partitioning())
+    result = trained(fusion, Partitioning(data=2, fsdp=2, tensor=2))
     for ours, theirs in zip(result.metrics, expected.metrics, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
     for end, expected_end in zip(result.ends, expected.ends, strict=True):

@@ -194,6 +194,7 @@ def computed(
     [
         *[(*way, "none") for way in WAYS[1:]],
         *[(*way, "per_layer") for way in WAYS[2:]],
+        *[(*way, "decoder_states") for way in WAYS[1:]],
         # This fusion stands outside the loop.
         (False, "full", "shared"),
     ],
@@ -238,7 +239,8 @@ def test_layers_start_from_different_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoder_layers", "fusion"), [(0, "none"), (1, "none"), (1, "shared"), (1, "per_layer")]
+    ("decoder_layers", "fusion"),
+    [(0, "none"), (1, "none"), (1, "shared"), (1, "per_layer"), (1, "decoder_states")],
 )
 def test_bfloat16_keeps_parameters_gradients_logits_and_loss_in_float32(
     decoder_layers: int, fusion: str

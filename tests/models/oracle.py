@@ -1,7 +1,7 @@
 """The models once more, slowly: NumPy in float64, one example, one head, one position at a time.
 
 Written from the papers' description of the transformer (pre-LN: Soltan et al. 2023, section 2.1;
-post-LN and the MLM head: RoBERTa; fusion: one query weighs a token's states after every layer), not
+post-LN and the MLM head: RoBERTa; fusion: a query weighs a token's states after every layer), not
 from the Flax modules; it shares only parameter names.
 """
 
@@ -30,31 +30,42 @@ def layer_norm(x: np.ndarray, params: Params, epsilon: float) -> np.ndarray:
 
 
 def attention(x: np.ndarray, memory: np.ndarray, allowed: np.ndarray, p: Params) -> np.ndarray:
-    """x [T, D] attends to memory [S, D] where allowed [T, S]."""
+    """x [T, D] attends to memory [S, D] where allowed [T, S].
+
+    A memory [L, S, D] is mixed anew for every head and t, by the products of query and keys.
+    """
     result = np.tile(p["output"]["bias"], (len(x), 1))
     for head in range(p["query"]["kernel"].shape[1]):
-        query, key, value = (
-            states @ p[name]["kernel"][:, head] + p[name]["bias"][head]
-            for name, states in (("query", x), ("key", memory), ("value", memory))
-        )
-        for t in range(len(x)):
-            keys = np.flatnonzero(allowed[t])
-            scores = key[keys] @ query[t] / math.sqrt(query.shape[1])
+
+        def project(name: str, states: np.ndarray, head: int = head) -> np.ndarray:
+            return states @ p[name]["kernel"][:, head] + p[name]["bias"][head]
+
+        for t, query in enumerate(project("query", x)):
+            query = query / math.sqrt(len(query))
+            read = memory
+            if memory.ndim == 3:
+                read = mixture(memory, project("key", memory) @ query)
+            read = read[np.flatnonzero(allowed[t])]
+            scores = project("key", read) @ query
             weights = np.exp(scores - scores.max())
-            mixed = weights @ value[keys] / weights.sum()
+            mixed = weights @ project("value", read) / weights.sum()
             result[t] += mixed @ p["output"]["kernel"][head]
     return result
 
 
-def fuse(states: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """States [L, S, D] to [S, D], token by token."""
+def mixture(states: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """States [L, S, D] to [S, D]: of every token the mean, weighted by exp(scores [L, S])."""
     result = np.zeros(states.shape[1:])
     for token in range(states.shape[1]):
-        scores = [float(state @ query) / math.sqrt(len(query)) for state in states[:, token]]
-        powers = [math.exp(score - max(scores)) for score in scores]
+        powers = [math.exp(score - scores[:, token].max()) for score in scores[:, token]]
         for power, state in zip(powers, states[:, token], strict=True):
             result[token] += power / sum(powers) * state
     return result
+
+
+def fuse(states: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """States [L, S, D] to [S, D] by one query."""
+    return mixture(states, states @ query / math.sqrt(len(query)))
 
 
 def stack(
@@ -67,7 +78,7 @@ def stack(
 ) -> np.ndarray:
     """States after every layer [L, T, D], each put through the final LayerNorm if pre-LN.
 
-    The memory is [S, D], or the states of all encoder layers if the layers here own a fusion.
+    The memory is [S, D], or the states of all encoder layers if the layers here mix them.
     """
 
     def pick(node: Params, index: int) -> Params:

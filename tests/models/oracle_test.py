@@ -41,7 +41,7 @@ def test_logits_equal_numpy_in_float64(
 
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
-@pytest.mark.parametrize("fusion", ["shared", "per_layer"])
+@pytest.mark.parametrize("fusion", ["shared", "per_layer", "decoder_states"])
 def test_logits_with_attention_fusion_equal_numpy_in_float64(fusion: str, norm: str) -> None:
     config = tiny.config(attention_fusion=fusion, norm=norm, encoder_layers=3, dtype="float64")
     model, batch = build(config), tiny.batch(config)
@@ -54,7 +54,8 @@ def test_logits_with_attention_fusion_equal_numpy_in_float64(fusion: str, norm: 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.1)])
 @pytest.mark.parametrize(
-    ("decoder_layers", "fusion"), [(0, "none"), (2, "none"), (2, "shared"), (2, "per_layer")]
+    ("decoder_layers", "fusion"),
+    [(0, "none"), (2, "none"), (2, "shared"), (2, "per_layer"), (2, "decoder_states")],
 )
 def test_lower_precisions_stay_close(
     decoder_layers: int, fusion: str, dtype: str, tolerance: float

@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from seqrecipes.errors import UserError
-from seqrecipes.training import checkpoints, flops, ledger, reporting
+from seqrecipes.training import accelerators, checkpoints, ledger, reporting
 from tests.training import loop_test
 
 # Of the job in `loop_test`: 16 examples, 2 layers, D=16, F=24, 8 positions, 2 of them masked, 24
@@ -217,8 +217,8 @@ def test_utilisation_is_of_the_devices_that_there_were(tmp_path):
 
 
 def test_the_peaks_of_known_devices_are_used():
-    assert flops.PEAKS["NVIDIA H200"] == 989e12
-    assert "cpu" not in flops.PEAKS
+    assert accelerators.peak("NVIDIA H200") == 989e12
+    assert accelerators.peak("cpu") is None
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ def _what(config: ModelConfig, facts: Facts, headless: bool) -> str:
         "none": "",
         "shared": ", attention over all encoder layers by one query",
         "per_layer": ", attention over all encoder layers by a query for each decoder layer",
+        "decoder_states": ", cross-attention to all encoder layers, weighed by its own queries",
     }[config.attention_fusion]
     if headless:
         head = ""

@@ -2,9 +2,8 @@
 
     AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
 
-This file lies beside the weights and needs torch and transformers alone. It describes models that
-transformers has no class for: those whose cross-attention reads a mixture of all encoder layers,
-those without a LayerNorm on the embeddings, and those with another epsilon in their LayerNorms.
+This file lies beside the weights and needs torch and transformers alone. For models that have no
+class there: with attention fusion, no LayerNorm on embeddings, or another epsilon in LayerNorms.
 
 Every sub-layer f updates the residual stream x with its LayerNorm: x + f(norm(x)) in a 'pre' model,
 norm(x + f(x)) in a 'post' model. A 'pre' model has one more LayerNorm after each stack. One token
@@ -14,10 +13,12 @@ biases but the projection to the vocabulary.
 Attention fusion (Soltan et al. 2023, section 2.1.5): let h_l be the states after encoder layer l,
 normalised by the encoder's last LayerNorm in a 'pre' model. A query vector q makes of them
 the memory sum_l a_l h_l with a = softmax_l(<q, h_l> / sqrt(D)), for every token on its own. Every
-decoder layer has a query ('per_layer') or all have the same one ('shared').
+decoder layer has a query ('per_layer') or all have the same one ('shared'). With 'decoder_states'
+cross-attention mixes keys and values instead, by the query of each head and target token.
 
 Letters in shape suffixes: B batch, T and S length of target and source, D width, H heads, K width
-of a head, L encoder layers, N memories (decoder layers if 'per_layer', else 1), V vocabulary.
+of a head, L encoder layers, M memories that a decoder layer reads (L if 'decoder_states', else 1),
+N memories in all (decoder layers if 'per_layer', else M), V vocabulary.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 
-IGNORED = -100  # transformers' label for a position that is no target
+IGNORED = -100  # transformers' label for a position that is no target, and PyTorch's
 FIRST_POSITION = 2  # row of the position tables that the first token uses
 
 OWN_FIELDS = {
@@ -47,7 +48,7 @@ OWN_FIELDS = {
     "norm": "pre",  # or "post"
     "embedding_norm": True,  # a LayerNorm after the embeddings
     "layer_norm_eps": 1e-5,
-    "attention_fusion": "none",  # or "shared" or "per_layer"
+    "attention_fusion": "none",  # or "shared", "per_layer" or "decoder_states"
     "dropout": 0.1,
     "attention_dropout": 0.0,
     "init_std": 0.02,  # standard deviation of new matrices and tables
@@ -97,23 +98,34 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.d_model, config.d_model)
         self.out_proj = nn.Linear(config.d_model, config.d_model)
 
-    def split(self, x_BxTxD: Tensor) -> Tensor:
-        """[B, H, T, K]"""
-        return x_BxTxD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def split(self, x: Tensor) -> Tensor:
+        """[B, T, D] to [B, H, T, K], [B, M, S, D] to [B, MH, S, K]"""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2).flatten(1, -3)
 
-    def keys_and_values(self, memory_BxSxD: Tensor) -> tuple[Tensor, Tensor]:
-        return self.split(self.k_proj(memory_BxSxD)), self.split(self.v_proj(memory_BxSxD))
+    def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        return self.split(self.k_proj(memory)), self.split(self.v_proj(memory))
 
     def forward(self, x_BxTxD: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Attends to keys and values [B, H, S, K] where the mask (None: everywhere) is True."""
-        mixed_BxHxTxK = functional.scaled_dot_product_attention(
-            self.split(self.q_proj(x_BxTxD)),
-            keys,
-            values,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-        )
+        """Attends to keys and values [B, MH, S, K] where the mask (None: everywhere) is True."""
+        plain = keys.shape[1] == self.heads
+        attend = functional.scaled_dot_product_attention if plain else attend_to_layers
+        rate = self.dropout if self.training else 0.0
+        mixed_BxHxTxK = attend(self.split(self.q_proj(x_BxTxD)), keys, values, mask, rate)
         return self.out_proj(mixed_BxHxTxK.transpose(1, 2).flatten(2))
+
+
+def attend_to_layers(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float
+) -> Tensor:
+    """Attends to keys sum_l a_l k_l and values sum_l a_l v_l with a = softmax_l(<q, k_l>)."""
+    keys, values = (x.unflatten(1, (-1, query.shape[1])) for x in (keys, values))
+    scores_BxMxHxTxS = (query[:, None] * query.shape[-1] ** -0.5 @ keys.mT).float()
+    parts_BxMxHxTxS = scores_BxMxHxTxS.softmax(1)
+    scores_BxHxTxS = (parts_BxMxHxTxS * scores_BxMxHxTxS).sum(1)
+    if mask is not None:
+        scores_BxHxTxS = scores_BxHxTxS.masked_fill(~mask, torch.finfo(torch.float32).min)
+    weights_BxHxTxS = functional.dropout(scores_BxHxTxS.softmax(-1), dropout)
+    return ((weights_BxHxTxS[:, None] * parts_BxMxHxTxS).to(values.dtype) @ values).sum(1)
 
 
 class Layer(nn.Module):
@@ -137,7 +149,7 @@ class Layer(nn.Module):
         self,
         x: Tensor,
         mask: Tensor | None,
-        memory_BxSxD: Tensor | None = None,
+        memory_BxMxSxD: Tensor | None = None,
         positions_T: Tensor | None = None,
         cache: EncoderDecoderCache | None = None,
     ) -> Tensor:
@@ -145,8 +157,8 @@ class Layer(nn.Module):
 
         Args:
           mask: which source tokens are seen, [B, 1, 1, S]; None: all.
-          memory_BxSxD, positions_T, cache: of a decoder: what it reads, where its tokens stand, and
-            the keys and values of the tokens before them.
+          memory_BxMxSxD, positions_T, cache: of a decoder: what it reads, where its tokens stand,
+            and the keys and values of the tokens before them.
         """
 
         def update(norm: nn.Module, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -170,14 +182,14 @@ class Layer(nn.Module):
             if cache is not None and cache.is_updated.get(self.index):
                 known = cache.cross_attention_cache.layers[self.index]
                 return self.encoder_attn(y, known.keys, known.values, mask)
-            keys, values = self.encoder_attn.keys_and_values(memory_BxSxD)
+            keys, values = self.encoder_attn.keys_and_values(memory_BxMxSxD)
             if cache is not None:
                 keys, values = cache.cross_attention_cache.update(keys, values, self.index)
                 cache.is_updated[self.index] = True
             return self.encoder_attn(y, keys, values, mask)
 
         x = update(self.self_attn_layer_norm, attend_to_self)
-        if memory_BxSxD is not None:
+        if memory_BxMxSxD is not None:
             x = update(self.encoder_attn_layer_norm, attend_to_memory)
         return update(self.final_layer_norm, lambda y: self.fc2(functional.gelu(self.fc1(y))))
 
@@ -187,6 +199,7 @@ class Stack(nn.Module):
 
     def __init__(self, config: SeqRecipesConfig, depth: int, is_decoder: bool):
         super().__init__()
+        self.fusion = config.attention_fusion
         self.dropout = nn.Dropout(config.dropout)
         rows = FIRST_POSITION + config.max_position_embeddings
         self.embed_positions = nn.Embedding(rows, config.d_model)
@@ -204,7 +217,7 @@ class Encoder(Stack):
 
     def __init__(self, config: SeqRecipesConfig):
         super().__init__(config, config.encoder_layers, is_decoder=False)
-        queries = {"none": 0, "shared": 1, "per_layer": config.decoder_layers}
+        queries = {"none": 0, "shared": 1, "per_layer": config.decoder_layers, "decoder_states": 0}
         shape = (queries[config.attention_fusion], config.d_model)
         self.fusion_query = nn.Parameter(torch.zeros(shape)) if shape[0] else None
 
@@ -217,15 +230,14 @@ class Encoder(Stack):
             x_BxSxD = layer(x_BxSxD, mask_Bx1x1xS)
             states.append(x_BxSxD)
         states[-1] = self.layer_norm(x_BxSxD)
+        earlier = [] if self.fusion == "none" else map(self.layer_norm, states[1:-1])
+        layers_BxLxSxD = torch.stack([*earlier, states[-1]], dim=1)
         if self.fusion_query is None:
-            return states[-1][:, None], *states
-        layers = [*(self.layer_norm(state) for state in states[1:-1]), states[-1]]
-        layers_BxSxLxD = torch.stack(layers, dim=2)
+            return layers_BxLxSxD, *states
         query_NxD = self.fusion_query * self.fusion_query.shape[1] ** -0.5
-        scores_BxSxLxN = (layers_BxSxLxD @ query_NxD.T).float()
-        weights_BxSxLxN = scores_BxSxLxN.softmax(dim=2).to(x_BxSxD.dtype)
-        memory_BxNxSxD = torch.einsum("bsld,bsln->bnsd", layers_BxSxLxD, weights_BxSxLxN)
-        return memory_BxNxSxD, *states
+        scores_BxLxSxN = (layers_BxLxSxD @ query_NxD.T).float()
+        weights_BxLxSxN = scores_BxLxSxN.softmax(dim=1).to(x_BxSxD.dtype)
+        return torch.einsum("blsd,blsn->bnsd", layers_BxLxSxD, weights_BxLxSxN), *states
 
 
 class Decoder(Stack):
@@ -242,9 +254,9 @@ class Decoder(Stack):
         seen = int(cache.get_seq_length()) if cache is not None else 0
         positions_T = torch.arange(seen, seen + tokens_BxTxD.shape[1], device=tokens_BxTxD.device)
         x_BxTxD = self.embed(tokens_BxTxD, positions_T)
-        for layer in self.layers:
-            memory_BxSxD = memory_BxNxSxD[:, min(layer.index, memory_BxNxSxD.shape[1] - 1)]
-            x_BxTxD = layer(x_BxTxD, memory_mask_Bx1x1xS, memory_BxSxD, positions_T, cache)
+        for i, layer in enumerate(self.layers):
+            memory = memory_BxNxSxD[:, i : i + 1] if self.fusion == "per_layer" else memory_BxNxSxD
+            x_BxTxD = layer(x_BxTxD, memory_mask_Bx1x1xS, memory, positions_T, cache)
         return self.layer_norm(x_BxTxD)
 
 
@@ -335,23 +347,13 @@ class SeqRecipesForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return shifted_BxT.masked_fill(shifted_BxT == IGNORED, self.config.pad_token_id)
 
     def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        past_key_values: EncoderDecoderCache | None = None,
-        attention_mask: Tensor | None = None,
-        encoder_outputs: EncoderOutput | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor, past_key_values: EncoderDecoderCache | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """Arguments of `forward` for the next token; `kwargs` are `generate`'s own book-keeping."""
+        """Arguments of `forward` for the next token; the rest of `kwargs` is `generate`'s own."""
         seen = int(past_key_values.get_seq_length()) if past_key_values is not None else 0
-        return {
-            "decoder_input_ids": input_ids[:, seen:],
-            "past_key_values": past_key_values,
-            "attention_mask": attention_mask,
-            "encoder_outputs": encoder_outputs,
-            "use_cache": use_cache,
-        }
+        kept = ("attention_mask", "encoder_outputs", "use_cache")
+        target = {"decoder_input_ids": input_ids[:, seen:], "past_key_values": past_key_values}
+        return target | {name: kwargs.get(name) for name in kept}
 
     def forward(
         self,
@@ -389,9 +391,7 @@ class SeqRecipesForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits_BxTxV = self.lm_head(states_BxTxD)
         loss = None
         if labels is not None:
-            loss = functional.cross_entropy(
-                logits_BxTxV.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED
-            )
+            loss = functional.cross_entropy(logits_BxTxV.flatten(0, 1).float(), labels.flatten())
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits_BxTxV,

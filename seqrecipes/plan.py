@@ -1,0 +1,130 @@
+"""What recipes cost, and whether they fit: `python -m seqrecipes.plan --gin_file=gin/2stage.gin`.
+
+Needs no accelerator and no text. Several recipes stand beside each other, with what each saves:
+`python -m seqrecipes.plan gin/roberta_12e.gin gin/bart_12e12d.gin gin/2stage_unfrz.gin`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from seqrecipes.errors import UserError, exit_status
+
+if TYPE_CHECKING:
+    from jax import Device
+
+    from seqrecipes.planning.costs import Plan
+    from seqrecipes.planning.document import Machine
+
+DOCUMENT_FILE = "plan.json"
+TEXT_FILE = "plan.md"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m seqrecipes.plan", description=__doc__)
+    parser.add_argument(
+        "recipes", nargs="*", metavar="FILE", help="one gin file a recipe; --gin_file follows each"
+    )
+    parser.add_argument("--output", type=pathlib.Path, help="folder for pictures and plan.json")
+    group = parser.add_argument_group("hours and memory")
+    group.add_argument("--accelerator", metavar="NAME", help="h100, v5e, ...")
+    group.add_argument("--devices", default="1", metavar="N", help="64, or a TPU topology: 4x8")
+    group.add_argument(
+        "--compiler",
+        default="cpu",
+        choices=("cpu", "tpu"),
+        help="tpu: compile for the TPU itself, with libtpu, which takes some minutes",
+    )
+    group.add_argument("--utilisation", type=float, default=0.4, help="share of the peak")
+    group.add_argument("--reserve", type=float, default=0.1, help="share of memory to stay free")
+
+    # gin is light; jax and TensorFlow are imported after --help had its chance.
+    from seqrecipes import configuration
+
+    configuration.add_flags(parser)
+    flags, bindings = configuration.parse_flags(parser, argv)
+    return exit_status(lambda: _run(flags, bindings))
+
+
+def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    if not flags.recipes and not flags.gin_file:
+        raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
+    from seqrecipes.planning import devices
+
+    machine = _machine(flags)
+    present = (
+        devices.of_topology(machine.accelerator, flags.devices)
+        if machine and machine.compiler == "tpu"
+        else devices.of_host(devices.count(flags.devices))
+    )
+    from seqrecipes.planning.document import document
+    from seqrecipes.planning.text import text
+    from seqrecipes.training import reporting
+
+    reporting.log_to_terminal(0)
+    files = [[file, *flags.gin_file] for file in flags.recipes] or [flags.gin_file]
+    plans = [_plan(each, bindings, flags.gin_search_paths, present) for each in files]
+    content = document(plans, machine)
+    words = text(content)
+    print(words)
+    if flags.output:
+        from seqrecipes.planning import pictures
+
+        flags.output.mkdir(parents=True, exist_ok=True)
+        (flags.output / DOCUMENT_FILE).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+        (flags.output / TEXT_FILE).write_text(words + "\n", "utf-8")
+        drawn = pictures.draw(content, flags.output)
+        print(f"\nin {flags.output}: {', '.join([DOCUMENT_FILE, TEXT_FILE, *drawn])}")
+
+
+def _machine(flags: argparse.Namespace) -> Machine | None:
+    """The machine that the flags describe, if they name an accelerator."""
+    from seqrecipes.planning import devices
+    from seqrecipes.planning.document import Machine
+    from seqrecipes.training import accelerators
+
+    if not 0 < flags.utilisation <= 1:
+        raise UserError("--utilisation", flags.utilisation, "is a share: above 0, at most 1")
+    if not 0 <= flags.reserve < 1:
+        raise UserError("--reserve", flags.reserve, "is a share: 0 or more, below 1")
+    if not flags.accelerator:
+        if flags.compiler != "cpu":
+            raise UserError("--compiler", flags.compiler, "compiles for --accelerator; name one")
+        return None
+    return Machine(
+        accelerators.named(flags.accelerator),
+        devices.count(flags.devices),
+        flags.compiler,
+        flags.utilisation,
+        flags.reserve,
+    )
+
+
+def _plan(
+    files: Sequence[str], bindings: Sequence[str], search_paths: str, present: Sequence[Device]
+) -> Plan:
+    """One recipe, read and resolved."""
+    import gin
+
+    from seqrecipes import configuration, runner
+    from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
+    from seqrecipes.planning.costs import Plan
+
+    gin.clear_config()
+    configuration.load(files, bindings, search_paths)
+    with configuration.required_values():
+        run = runner.Run(devices=present)
+    return Plan(pathlib.Path(files[0]).stem, run.resolve(), run.mesh)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

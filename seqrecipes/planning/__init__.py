@@ -1,0 +1,1 @@
+"""What a recipe will cost, before anything is trained: FLOPs, hours, memory, pictures."""

@@ -1,0 +1,172 @@
+"""Memory that an update needs on each device, from its compiled program; nothing is allocated.
+
+XLA compiles the update for abstract arrays and says what the program takes as a whole. Parameters,
+moments, gradients and logits follow from shapes and shardings; activations are what remains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from seqrecipes.training import partitioning as parts
+from seqrecipes.training.loop import Training
+from seqrecipes.training.phases import Span
+from seqrecipes.training.step import split_params
+
+KINDS = ("parameters", "moments", "gradients", "logits", "activations")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on one device.
+
+    Attributes:
+      parameters: float32, trainable and frozen.
+      moments: two float32 numbers for every trainable parameter, and Adam's counts.
+      gradients: float32, of the trainable parameters.
+      logits: of one tile of positions and of one micro-batch, and their gradient, float32.
+      activations: all else: states kept for the backward pass, scratch space, the batch. XLA puts
+        buffers that are not needed at one time into one place, so that this is less than
+        their sum.
+    """
+
+    parameters: int
+    moments: int
+    gradients: int
+    logits: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All kinds together: what the compiled program takes."""
+        return sum(dataclasses.asdict(self).values())
+
+
+class TooLarge(Exception):
+    """The compiler itself refused the program; says how much it wanted, if it told."""
+
+
+def of_step(training: Training, span: Span, mesh: Mesh) -> Memory:
+    """Memory of the update of a phase, compiled for a mesh.
+
+    Args:
+      training: the stage; its micro-batches count.
+      span: the phase.
+      mesh: devices that are present, or a topology's that are not.
+
+    Raises:
+      TooLarge: the mesh's devices have a compiler that knows their memory, and it is too little.
+    """
+    with training.partitioning.on(mesh):
+        state = training.abstract_state(span, mesh)
+        rows = parts.batch_sharding(mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct((training.batch_size, length), jnp.int32, sharding=rows)
+            for name, length in training.features.items()
+        }
+        lowered = training.compile_step(span, mesh).lower(state, batch)
+        try:
+            stats = lowered.compile().memory_analysis()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            told = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", str(error))
+            raise TooLarge(told[0] if told else str(error).split("\n")[0]) from error
+    # Outputs take the place of the donated arguments.
+    whole = (
+        stats.argument_size_in_bytes
+        + stats.output_size_in_bytes
+        - stats.alias_size_in_bytes
+        + stats.temp_size_in_bytes
+        + stats.generated_code_size_in_bytes
+    )
+    trainable, frozen = split_params(state.params, span)
+    gradients = _bytes(trainable)
+    known = {
+        "parameters": gradients + _bytes(frozen),
+        "moments": _bytes(state.optimizer),
+        "gradients": gradients,
+        "logits": _logits(training, mesh),
+    }
+    return Memory(**known, activations=whole - sum(known.values()))
+
+
+def _bytes(leaves: Any) -> int:
+    """Bytes of a tree of sharded shapes on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(leaves)
+    )
+
+
+def _logits(training: Training, mesh: Mesh) -> int:
+    config, features = training.model.config, training.features
+    tile = min(features[training.model.TARGETS], training.logits_tile)
+    vocabulary = config.vocab_size // mesh.shape["tensor"]
+    return 2 * 4 * micro_batch(training, mesh) * tile * vocabulary
+
+
+def micro_batch(training: Training, mesh: Mesh) -> int:
+    """Examples that a device has at one time."""
+    return training.batch_size // (training.partitioning.micro_batches * parts.batch_shards(mesh))
+
+
+def with_micro_batch(training: Training, mesh: Mesh, examples: int) -> Training:
+    """The same updates, with so many examples on a device at one time."""
+    count = training.batch_size // (examples * parts.batch_shards(mesh))
+    partitioning = dataclasses.replace(training.partitioning, micro_batches=count)
+    return dataclasses.replace(training, partitioning=partitioning)
+
+
+def largest_micro_batch(
+    training: Training, span: Span, mesh: Mesh, limit: int, known: Mapping[int, int | None]
+) -> int:
+    """The most examples that a device can have at one time; 0 if not even one fits.
+
+    Memory grows with the examples in a straight line, nearly. Two sizes say where it meets the
+    limit, and what stands there is compiled and measured.
+
+    Args:
+      training: the stage.
+      span: the phase.
+      mesh: devices.
+      limit: bytes of a device that may be taken.
+      known: {examples: bytes of the compiled program, or None if its compiler refused it}.
+    """
+    whole = training.batch_size // parts.batch_shards(mesh)
+    sizes = [size for size in range(1, whole + 1) if whole % size == 0]
+    measured = dict(known)
+
+    def fits(size: int) -> bool:
+        if size not in measured:
+            try:
+                measured[size] = of_step(with_micro_batch(training, mesh, size), span, mesh).total
+            except TooLarge:
+                measured[size] = None
+        taken = measured[size]
+        return taken is not None and taken <= limit
+
+    low, high = -1, len(sizes)  # the size at `low` fits, the one at `high` does not
+    while high - low > 1:
+        guess = _guess({s: b for s, b in measured.items() if b is not None}, limit)
+        position = max((i for i, size in enumerate(sizes) if size <= guess), default=0)
+        position = min(max(position, low + 1), high - 1)
+        low, high = (position, high) if fits(sizes[position]) else (low, position)
+    return sizes[low] if low >= 0 else 0
+
+
+def _guess(measured: Mapping[int, int], limit: int) -> float:
+    """Examples at which memory meets the limit, by the line through the two largest sizes."""
+    if len(measured) < 2:
+        return 1.0 if 1 not in measured else 2.0
+    (a, bytes_a), (b, bytes_b) = sorted(measured.items())[-2:]
+    slope = (bytes_b - bytes_a) / (b - a)
+    return b + (limit - bytes_b) / slope if slope > 0 else float("inf")
