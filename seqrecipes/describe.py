@@ -42,7 +42,7 @@ def phase_facts(stage: ResolvedStage, span: Span, phase: Phase) -> dict[str, Any
     return {
         "start": span.start,
         "stop": span.stop,
-        "freeze": list(phase.freeze),
+        "freeze": phase.frozen,
         "parameters": {
             name: {"trainable": trainable, "frozen": frozen}
             for name, (trainable, frozen) in stage.counts(span).items()
@@ -59,7 +59,7 @@ def model_info(stage: ResolvedStage) -> str:
     """Every parameter: path, shape, and the phases in which it is frozen."""
     lines = []
     for path, leaf in sorted(tree.flatten(stage.training.shapes).items()):
-        frozen = [str(span.index) for span in stage.training.spans if path in span.frozen]
+        frozen = [where for span in stage.training.spans if (where := span.frozen_part(path))]
         note = f"  frozen in phase {', '.join(frozen)}" if frozen else ""
         lines.append(f"{path:<60} {leaf.shape!s:<22} {leaf.size:>12,}{note}")
     total = sum(leaf.size for leaf in tree.flatten(stage.training.shapes).values())
@@ -106,7 +106,7 @@ def resolved_recipe(
             trainable, frozen = map(sum, zip(*one.counts(span).values(), strict=True))
             lines.append(
                 f"  steps {span.start:>9,} to {span.stop:>9,}: {trainable:>13,} trainable, "
-                f"{frozen:>13,} frozen {list(phase.freeze) or ''}"
+                f"{frozen:>13,} frozen {phase.frozen or ''}"
             )
         total += one.training_units
         lines.append(

@@ -320,7 +320,7 @@ def _stage(stage: Mapping[str, Any], sequence_length: int, stop: int | None) -> 
         steps=steps,
         tokens=steps * tokens,
         training_units=recipe.training_units(model, phases, tokens),
-        phases=[(phase.steps, tuple(phase.freeze)) for phase in phases],
+        phases=[(phase.steps, tuple(phase.frozen)) for phase in phases],
     )
 
 

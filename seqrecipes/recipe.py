@@ -163,15 +163,16 @@ class Recipe:
 def training_units(config: ModelConfig, phases: Sequence[Phase], tokens_per_update: int) -> float:
     """TU of a stage by the rule of Soltan et al. 2023 (section 2.1, appendix D).
 
-    1 TU is 100k updates of 12 layers with D = 1024 on 1M (2048 x 512) tokens. A frozen encoder
-    counts half, every decoder layer counts one; embeddings and heads count nothing. Other widths
-    and batches count in proportion to D^2 and tokens.
+    1 TU is 100k updates of 12 layers with D = 1024 on 1M (2048 x 512) tokens. A frozen layer of the
+    encoder counts half, every other layer counts one; embeddings and heads count nothing. Other
+    widths and batches count in proportion to D^2 and tokens.
     """
     scale = (config.hidden_size / 1024) ** 2 * tokens_per_update / (2048 * 512)
     total = 0.0
     for phase in phases:
-        share = 0.5 if "encoder" in phase.freeze else 1.0
-        layers = share * config.encoder_layers + config.decoder_layers
+        depth = config.encoder_layers
+        frozen = depth if "encoder" in phase.freeze else phase.frozen_encoder_layers
+        layers = 0.5 * frozen + (depth - frozen) + config.decoder_layers
         total += phase.steps / 100_000 * layers / 12
     return total * scale
 

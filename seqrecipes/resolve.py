@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from seqrecipes import models, tree
@@ -23,6 +24,7 @@ from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage, training_units
 from seqrecipes.training import checkpoints
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
+from seqrecipes.training.step import split_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +80,12 @@ class ResolvedStage:
 
     def counts(self, span: Span) -> dict[str, tuple[int, int]]:
         """Trainable and frozen parameters of a phase, by top-level name."""
-        counts: dict[str, tuple[int, int]] = {}
-        for path, leaf in tree.flatten(self.training.shapes).items():
-            trainable, frozen = counts.get(path.split("/")[0], (0, 0))
-            trains = leaf.size if path in span.cohorts else 0
-            counts[path.split("/")[0]] = (trainable + trains, frozen + leaf.size - trains)
-        return counts
+        parts = jax.eval_shape(lambda params: split_params(params, span), self.training.shapes)
+        counts = {name: [0, 0] for name in self.training.shapes}
+        for index, part in enumerate(parts):
+            for path, leaf in part.items():
+                counts[path.split("/")[0]][index] += leaf.size
+        return {name: (trainable, frozen) for name, (trainable, frozen) in counts.items()}
 
     @property
     def checkpoint_bytes(self) -> int:

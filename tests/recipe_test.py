@@ -8,8 +8,8 @@ import json
 import jax
 import pytest
 
+from seqrecipes import describe, models, resolve
 from seqrecipes import identity as identities
-from seqrecipes import models, resolve
 from seqrecipes.errors import UserError
 from seqrecipes.models import config as model_config
 from seqrecipes.recipe import Recipe, Stage, WarmStart, training_units
@@ -21,6 +21,7 @@ from tests.models import tiny
 
 PAPER_BATCH = 2048 * 512
 FROZEN = ("encoder", "token_embedding")
+BELOW = ("token_embedding", "encoder/embedding")
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,13 @@ FROZEN = ("encoder", "token_embedding")
         ("bart_12e12d", [Phase(500_000, FROZEN)], 7.5),
         ("bart_12e12d", [Phase(200_000, FROZEN), Phase(150_000)], 6.0),
         ("roberta_12e", [Phase(100_000)], 1.0),
+        # (8/2 + 4 + 12) / 12 and (4/2 + 8 + 12) / 12.
+        ("bart_12e12d", [Phase(90_000, BELOW, frozen_encoder_layers=8)], 1.5),
+        (
+            "bart_12e12d",
+            [Phase(100_000, FROZEN), Phase(60_000, BELOW, frozen_encoder_layers=4), Phase(10_000)],
+            2.8,
+        ),
     ],
 )
 def test_training_units_are_those_of_table_1(model, phases, expected):
@@ -68,7 +76,7 @@ def small_recipe(**changes) -> Recipe:
 def resolved_stages(recipe: Recipe, tmp_path) -> list[resolve.ResolvedStage]:
     def features(stage: Stage) -> dict[str, int]:
         kind = "masked_targets" if stage.objective == "mlm" else "decoder_target_tokens"
-        return {kind: 8}
+        return {"encoder_input_tokens": 8, kind: 8}
 
     return resolve.resolve(
         recipe,
@@ -78,6 +86,29 @@ def resolved_stages(recipe: Recipe, tmp_path) -> list[resolve.ResolvedStage]:
         vocabulary="a",
         features=features,
     )
+
+
+def test_counts_of_a_phase_that_freezes_some_of_the_layers(tmp_path):
+    recipe = small_recipe()
+    phases = [Phase(5, FROZEN), Phase(4, BELOW, frozen_encoder_layers=3), Phase(1)]
+    seq2seq = dataclasses.replace(recipe.stages[1], phases=phases)
+    one = resolved_stages(
+        dataclasses.replace(recipe, stages=[recipe.stages[0], seq2seq]), tmp_path
+    )[1]
+    depth, width, inner = one.training.model.config.encoder_layers, 16, 16
+    layer = 4 * (width * width + width) + 2 * width * inner + inner + width + 4 * width
+    positions = one.training.model.config.max_positions * width
+    below = 64 * width + positions + 2 * width
+    frozen = [below + depth * layer + 2 * width, below + 3 * layer, 0]
+    total = sum(leaf.size for leaf in jax.tree.leaves(one.training.shapes))
+    for span, count in zip(one.training.spans, frozen, strict=True):
+        trainable_and_frozen = map(sum, zip(*one.counts(span).values(), strict=True))
+        assert tuple(trainable_and_frozen) == (total - count, count)
+    info = {line.split()[0]: line for line in describe.model_info(one).splitlines()}
+    assert info["encoder/stack/layers/mlp/input/kernel"].endswith("  frozen in phase 0, 1 [0:3]")
+    assert info["token_embedding/embedding"].endswith("  frozen in phase 0, 1")
+    assert "frozen" not in info["decoder/stack/layers/mlp/input/kernel"]
+    assert describe.stage_facts(one)["phases"][1]["freeze"] == [*BELOW, "encoder/stack/layers[0:3]"]
 
 
 def identity(recipe: Recipe, tmp_path) -> dict:

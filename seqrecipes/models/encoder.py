@@ -77,16 +77,17 @@ class Encoder(nn.Module):
         example_ids_B: Array | None,
         *,
         every_layer: bool = False,
+        frozen_layers: int = 0,
     ) -> Array:
         """Token embeddings to contextual states [B, S, D], after the final LayerNorm if pre-LN.
 
         With `every_layer` the states of all layers [L, B, S, D], each after that same LayerNorm;
-        the embeddings themselves are not among them.
+        the embeddings themselves are not among them. The lowest `frozen_layers` have no gradient.
         """
         c = self.config
         x_BxSxD = Embedder(c, name="embedding")(tokens_BxSxD, example_ids_B)
         return TransformerStack(c, c.encoder_layers, every_layer, name="stack")(
-            x_BxSxD, mask_Bx1x1xS, None, None, example_ids_B
+            x_BxSxD, mask_Bx1x1xS, None, None, example_ids_B, frozen_layers=frozen_layers
         )
 
 

@@ -64,12 +64,15 @@ class EncoderOnly(nn.Module):
         self.encoder = Encoder(self.config)
         self.mlm_head = MlmHead(self.config)
 
-    def encode(self, tokens_BxS: Array, example_ids_B: Array | None = None) -> Array:
+    def encode(
+        self, tokens_BxS: Array, example_ids_B: Array | None = None, *, frozen_layers: int = 0
+    ) -> Array:
         """Contextual states [B, S, D] of token ids."""
         return self.encoder(
             self.token_embedding(tokens_BxS),
             padding_mask(tokens_BxS, self.config.pad_id),
             example_ids_B,
+            frozen_layers=frozen_layers,
         )
 
     def hidden(
@@ -78,6 +81,7 @@ class EncoderOnly(nn.Module):
         example_ids_B: Array | None = None,
         *,
         encoder_dropout: bool = True,
+        frozen_encoder_layers: int = 0,
     ) -> Array:
         """States at the masked positions [B, P, D].
 
@@ -85,9 +89,12 @@ class EncoderOnly(nn.Module):
           batch: the features named in the class docstring.
           example_ids_B: identity of each example for its dropout; None computes without dropout.
           encoder_dropout: False computes the encoder without dropout in any case.
+          frozen_encoder_layers: so many of the encoder's lowest layers have no gradient.
         """
         encoder_ids_B = example_ids_B if encoder_dropout else None
-        states_BxSxD = self.encode(batch["encoder_input_tokens"], encoder_ids_B)
+        states_BxSxD = self.encode(
+            batch["encoder_input_tokens"], encoder_ids_B, frozen_layers=frozen_encoder_layers
+        )
         return jnp.take_along_axis(states_BxSxD, batch["masked_positions"][:, :, None], axis=1)
 
     def logits(self, hidden_BxPxD: Array) -> Array:

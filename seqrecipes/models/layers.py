@@ -261,23 +261,44 @@ class TransformerStack(nn.Module):
         memory: Array | None,
         memory_mask: Array | None,
         example_ids_B: Array | None,
+        *,
+        frozen_layers: int = 0,
     ) -> Array:
-        """States [B, T, D] after the last layer, or [L, B, T, D] after every layer."""
-        c = self.config
+        """States [B, T, D] after the last layer, or [L, B, T, D] after every layer.
+
+        The gradient of the lowest `frozen_layers` is 0 and is not computed, as long as x has none;
+        with any, the layers have other dropout masks than with none.
+        """
+        c, inputs = self.config, (self_mask, memory, memory_mask, example_ids_B)
         layer = TransformerLayer
         if c.remat != "none":
             layer = nn.remat(layer, policy=_REMAT[c.remat], prevent_cse=not c.scan_layers)
-        scanned = nn.scan(
-            layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=nn.broadcast,
-            length=self.num_layers,
-            unroll=1 if c.scan_layers else self.num_layers,
-        )
-        x, states_LxBxTxD = scanned(c, self.every_layer, name="layers")(
-            x_BxTxD, self_mask, memory, memory_mask, example_ids_B
-        )
+
+        def loop(length: int) -> Any:
+            return nn.scan(
+                layer,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=nn.broadcast,
+                length=length,
+                unroll=1 if c.scan_layers else length,
+            )
+
+        if frozen_layers:
+            # One loop would differentiate all layers: two, over slices of the same parameters.
+            stacked = self.variables["params"]["layers"]
+            lower = jax.tree.map(lambda p: jax.lax.stop_gradient(p[:frozen_layers]), stacked)
+            upper = jax.tree.map(lambda p: p[frozen_layers:], stacked)
+            x, states = x_BxTxD, []
+            for part, length in ((lower, frozen_layers), (upper, self.num_layers - frozen_layers)):
+                rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else None
+                layers = loop(length)(c, self.every_layer, parent=None)
+                x, of_part = layers.apply({"params": part}, x, *inputs, rngs=rngs)
+                states.append(of_part)
+            states_LxBxTxD = jnp.concatenate(states) if self.every_layer else None
+        else:
+            layers = loop(self.num_layers)(c, self.every_layer, name="layers")
+            x, states_LxBxTxD = layers(x_BxTxD, *inputs)
         if states_LxBxTxD is not None:
             x = constrain_hidden(states_LxBxTxD)
         return layer_norm(c, "final_norm")(x) if c.norm == "pre" else x

@@ -71,7 +71,9 @@ class Seq2Seq(nn.Module):
         if not self.config.tie_head:
             self.lm_head = TokenTable(self.config)
 
-    def encode(self, tokens_BxS: Array, example_ids_B: Array | None = None) -> Array:
+    def encode(
+        self, tokens_BxS: Array, example_ids_B: Array | None = None, *, frozen_layers: int = 0
+    ) -> Array:
         """The decoder's memory of source token ids.
 
         Contextual states: of the last layer [B, S, D], or with attention fusion of every layer
@@ -82,6 +84,7 @@ class Seq2Seq(nn.Module):
             padding_mask(tokens_BxS, self.config.pad_id),
             example_ids_B,
             every_layer=self.config.attention_fusion != "none",
+            frozen_layers=frozen_layers,
         )
 
     def hidden(
@@ -90,6 +93,7 @@ class Seq2Seq(nn.Module):
         example_ids_B: Array | None = None,
         *,
         encoder_dropout: bool = True,
+        frozen_encoder_layers: int = 0,
     ) -> Array:
         """Decoder states [B, T, D].
 
@@ -97,11 +101,16 @@ class Seq2Seq(nn.Module):
           batch: the features named in the class docstring.
           example_ids_B: identity of each example for its dropout; None computes without dropout.
           encoder_dropout: False computes the encoder without dropout in any case.
+          frozen_encoder_layers: so many of the encoder's lowest layers have no gradient.
         """
         source_BxS = batch["encoder_input_tokens"]
         return self.decoder(
             self.token_embedding(batch["decoder_input_tokens"]),
-            self.encode(source_BxS, example_ids_B if encoder_dropout else None),
+            self.encode(
+                source_BxS,
+                example_ids_B if encoder_dropout else None,
+                frozen_layers=frozen_encoder_layers,
+            ),
             padding_mask(source_BxS, self.config.pad_id),
             example_ids_B,
         )

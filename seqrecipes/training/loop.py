@@ -144,7 +144,9 @@ class Training:
 
     def flops_by_part(self, span: Span) -> dict[str, float]:
         """Model FLOPs of one update in a phase: encoder, decoder, head."""
-        by_part = flops.training(self.model.config, self.features, span.cohorts)
+        by_part = flops.training(
+            self.model.config, self.features, span.cohorts, span.frozen_encoder_layers
+        )
         return {part: self.batch_size * cost for part, cost in by_part.items()}
 
     def flops_per_step(self, span: Span) -> float:

@@ -10,16 +10,16 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from seqrecipes import tree
 from seqrecipes.training import partitioning as parts
+from seqrecipes.training import slices
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
-from seqrecipes.training.step import split_params
 
 KINDS = ("parameters", "moments", "gradients", "logits", "activations")
 
@@ -88,23 +88,26 @@ def of_step(training: Training, span: Span, mesh: Mesh) -> Memory:
         + stats.temp_size_in_bytes
         + stats.generated_code_size_in_bytes
     )
-    trainable, frozen = split_params(state.params, span)
-    gradients = _bytes(trainable)
     known = {
-        "parameters": gradients + _bytes(frozen),
-        "moments": _bytes(state.optimizer),
-        "gradients": gradients,
+        "parameters": sum(map(_bytes, jax.tree.leaves(state.params))),
+        "moments": sum(map(_bytes, jax.tree.leaves(state.optimizer))),
+        "gradients": _gradients(state.params, span),
         "logits": _logits(training, mesh),
     }
     return Memory(**known, activations=whole - sum(known.values()))
 
 
-def _bytes(leaves: Any) -> int:
-    """Bytes of a tree of sharded shapes on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(leaves)
-    )
+def _bytes(leaf: jax.ShapeDtypeStruct, rows: slice | None = None) -> int:
+    """Bytes on one device of a sharded leaf, or of some rows of it."""
+    shape = leaf.shape if rows is None else (rows.stop - rows.start, *leaf.shape[1:])
+    assert leaf.sharding is not None
+    return math.prod(leaf.sharding.shard_shape(shape)) * leaf.dtype.itemsize
+
+
+def _gradients(params: tree.Tree, span: Span) -> int:
+    leaves = tree.flatten(params)
+    named = map(slices.parse, span.cohorts)
+    return sum(_bytes(leaves[path], rows) for path, rows in named)
 
 
 def _logits(training: Training, mesh: Mesh) -> int:

@@ -15,6 +15,7 @@ import optax
 
 from seqrecipes import tree
 from seqrecipes.errors import UserError
+from seqrecipes.training import slices
 
 Array = jax.Array
 Leaves = Mapping[str, Array]
@@ -116,8 +117,8 @@ class AdamW:
         """Optimizer state for a phase.
 
         Args:
-          trainable: {path: parameter} of the phase.
-          cohorts: {path: cohort} of the phase.
+          trainable: {name: parameter} of the phase.
+          cohorts: {name: cohort} of the phase.
           old: state of the phase before; its cohorts go on with the parameters they still hold.
 
         Returns:
@@ -152,15 +153,17 @@ class AdamW:
             members = {path: gradients[path] for path in old.mu}
             updates, new_state[cohort] = self._adam().update(members, old)
             directions |= updates
-        decays = tree.first_match(self.decay_rules, trainable, field="AdamW.decay_rules")
+        paths = {name: slices.path_of(name) for name in trainable}
+        decays = tree.first_match(self.decay_rules, paths.values(), field="AdamW.decay_rules")
         factors = tree.first_match(
-            (*self.multipliers, (".*", 1.0)), trainable, field="AdamW.multipliers"
+            (*self.multipliers, (".*", 1.0)), paths.values(), field="AdamW.multipliers"
         )
 
-        def updated(path: str, p: Array) -> Array:
-            decay = self.weight_decay * p if decays[path] else 0.0
+        def updated(name: str, p: Array) -> Array:
+            decay = self.weight_decay * p if decays[paths[name]] else 0.0
             # Without multipliers the compiled step has no trace of them.
-            rate = learning_rate if factors[path] == 1 else learning_rate * factors[path]
-            return p - rate * (directions[path] + decay)
+            factor = factors[paths[name]]
+            rate = learning_rate if factor == 1 else learning_rate * factor
+            return p - rate * (directions[name] + decay)
 
-        return {path: updated(path, p) for path, p in trainable.items()}, new_state, norm
+        return {name: updated(name, p) for name, p in trainable.items()}, new_state, norm

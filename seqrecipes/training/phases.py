@@ -8,13 +8,18 @@ about 1 while the new moments are still 0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from seqrecipes import tree
 from seqrecipes.errors import UserError
+from seqrecipes.training import slices
 
 # All that an encoder's states are computed from.
 ENCODER = ("encoder", "token_embedding")
+# Its layers, stacked, and what the lowest of them is computed from.
+LAYERS = "encoder/stack/layers"
+BELOW = ("token_embedding", "encoder/embedding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,30 +31,48 @@ class Phase:
       freeze: regular expressions over parameter paths, e.g. ('encoder', 'token_embedding').
       frozen_dropout: dropout inside what is frozen stays on, as in our reading of Soltan et al.
         2023, section 2.1.5; False computes a wholly frozen encoder as at inference.
+      frozen_encoder_layers: so many of the encoder's lowest layers are frozen beside what `freeze`
+        names, which must name what lies below them: ('token_embedding', 'encoder/embedding').
+        Phases of fewer and fewer are gradual unfreezing (Howard and Ruder 2018, section 3.3).
     """
 
     steps: int
     freeze: Sequence[str] = ()
     frozen_dropout: bool = True
+    frozen_encoder_layers: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError("Phase.steps", self.steps, "must be at least 1")
         if isinstance(self.freeze, str):
             raise UserError("Phase.freeze", self.freeze, "write a list: ['encoder']")
+        if self.frozen_encoder_layers < 0:
+            raise UserError(
+                "Phase.frozen_encoder_layers", self.frozen_encoder_layers, "must be at least 0"
+            )
+
+    @property
+    def frozen(self) -> list[str]:
+        """What is frozen, for a person."""
+        count = self.frozen_encoder_layers
+        return [*self.freeze, *([f"{LAYERS}[0:{count}]"] if count else [])]
 
 
 @dataclasses.dataclass(frozen=True)
 class Span:
     """A phase placed in its stage.
 
+    A parameter's name is its path. Only in a stage that has a phase with `frozen_encoder_layers`
+    are the encoder's stacked layers named by slices (`training.slices`), alike in all its phases.
+
     Attributes:
       index: position of the phase.
       start: first step.
       stop: step after the last.
-      cohorts: {path of a trainable parameter: index of the phase since which it is trainable}.
-      frozen: paths of the frozen parameters.
+      cohorts: {name of a trainable parameter: index of the phase since which it is trainable}.
+      frozen: names of the frozen parameters.
       encoder_dropout: whether the encoder is computed with dropout.
+      frozen_encoder_layers: how many of the lowest layers are frozen while others are not.
     """
 
     index: int
@@ -58,31 +81,80 @@ class Span:
     cohorts: dict[str, int]
     frozen: frozenset[str]
     encoder_dropout: bool = True
+    frozen_encoder_layers: int = 0
+
+    def frozen_part(self, path: str) -> str:
+        """For a person: the phase's index if it freezes the leaf, and which layers if not all."""
+        frozen, trained = (set(map(slices.path_of, part)) for part in (self.frozen, self.cohorts))
+        rows = f" [0:{self.frozen_encoder_layers}]" if path in trained else ""
+        return f"{self.index}{rows}" if path in frozen else ""
 
 
-def spans(phases: Sequence[Phase], paths: Iterable[str]) -> list[Span]:
-    """Places phases one after the other and sorts the parameters of each.
+def spans(phases: Sequence[Phase], leaves: Mapping[str, Any]) -> list[Span]:
+    """Places phases one after the other and sorts the parameters, {path: array or shape}, of each.
 
     Raises:
-      UserError: no phases, an expression that matches nothing, a phase that trains nothing, or one
-        that is to compute an encoder as at inference and trains some of it.
+      UserError: no phases, an expression that matches nothing, a phase that trains nothing, one
+        that is to compute an encoder as at inference and trains some of it, or one that freezes
+        layers that the encoder does not have, that `freeze` names, or above what trains.
     """
-    paths = list(paths)
     if not phases:
         raise UserError("Stage.phases", list(phases), "a stage needs at least one phase")
     result: list[Span] = []
     start = 0
+    names = _names(phases, leaves)
     since: dict[str, int] = {}
     for index, phase in enumerate(phases):
-        frozen = tree.select(phase.freeze, paths, field="Phase.freeze")
-        if len(frozen) == len(paths):
+        chosen = tree.select(phase.freeze, leaves, field="Phase.freeze")
+        if len(chosen) == len(leaves):
             raise UserError("Phase.freeze", list(phase.freeze), "leaves nothing to train")
-        since = {path: since.get(path, index) for path in paths if path not in frozen}
+        layers = phase.frozen_encoder_layers
+        if layers:
+            _check_layers(layers, chosen, leaves)
+        frozen = frozenset(name for name in names if _is_frozen(name, chosen, layers))
+        since = {name: since.get(name, index) for name in names if name not in frozen}
         if not phase.frozen_dropout:
             _check_encoder_frozen(since)
-        result.append(Span(index, start, start + phase.steps, since, frozen, phase.frozen_dropout))
-        start += phase.steps
+        stop = start + phase.steps
+        result.append(Span(index, start, stop, since, frozen, phase.frozen_dropout, layers))
+        start = stop
     return result
+
+
+def _names(phases: Sequence[Phase], leaves: Mapping[str, Any]) -> list[str]:
+    """All parameters; the encoder's layers in slices, if any phase freezes some of them alone."""
+    cuts = {0, *(phase.frozen_encoder_layers for phase in phases)}
+    names: list[str] = []
+    for path, leaf in leaves.items():
+        cut = len(cuts) > 1 and _in_stack(path)
+        names += slices.names(path, sorted({*cuts, leaf.shape[0]})) if cut else [path]
+    return names
+
+
+def _in_stack(path: str) -> bool:
+    return path.startswith(f"{LAYERS}/")
+
+
+def _is_frozen(name: str, chosen: frozenset[str], layers: int) -> bool:
+    path, rows = slices.parse(name)
+    return path in chosen or (rows is not None and rows.stop <= layers)
+
+
+def _check_layers(count: int, chosen: frozenset[str], leaves: Mapping[str, Any]) -> None:
+    stack = sorted(filter(_in_stack, leaves))
+    depth = leaves[stack[0]].shape[0]
+    twice = [path for path in stack if path in chosen]
+    trained = [path for path in leaves if path not in chosen]
+    exposed = [part for part in BELOW if any(path.startswith(f"{part}/") for path in trained)]
+    if count >= depth:
+        remedy = f"the encoder has {depth} layers; to freeze all, use Phase.freeze"
+    elif twice:
+        remedy = f"Phase.freeze names layers of the encoder too ({twice[0]}); keep one of the two"
+    elif exposed:
+        remedy = f"what lies below a frozen layer is frozen too: add {exposed} to Phase.freeze"
+    else:
+        return
+    raise UserError("Phase.frozen_encoder_layers", count, remedy)
 
 
 def _check_encoder_frozen(trainable: Iterable[str]) -> None:

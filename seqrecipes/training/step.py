@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 from seqrecipes import tree
 from seqrecipes.models import Model
 from seqrecipes.training import partitioning as parts
+from seqrecipes.training import slices
 from seqrecipes.training.loss import Sums, tiled_cross_entropy
 from seqrecipes.training.optimizer import AdamW, State
 from seqrecipes.training.partitioning import Partitioning
@@ -47,8 +48,8 @@ def state_shardings(state: TrainState, partitioning: Partitioning, mesh: Mesh) -
 
     def moments(leaves: Mapping[str, Any]) -> dict[str, NamedSharding]:
         return {
-            path: partitioning.moment_sharding(by_path[path], leaf.shape)
-            for path, leaf in leaves.items()
+            name: partitioning.moment_sharding(by_path[slices.path_of(name)], leaf.shape)
+            for name, leaf in leaves.items()
         }
 
     whole = parts.replicated(mesh)
@@ -63,10 +64,12 @@ def state_shardings(state: TrainState, partitioning: Partitioning, mesh: Mesh) -
 
 
 def split_params(params: tree.Tree, span: Span) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({path: trainable leaf}, {path: frozen leaf}) of a phase."""
+    """({name: trainable leaf or slice}, {name: frozen leaf or slice}) of a phase."""
     leaves = tree.flatten(params)
-    frozen = {path: leaves.pop(path) for path in list(leaves) if path in span.frozen}
-    return leaves, frozen
+    trainable = {name: slices.take(leaves, name) for name in span.cohorts}
+    # In an order of their own: the program must be the same in every process.
+    frozen = {name: slices.take(leaves, name) for name in sorted(span.frozen)}
+    return trainable, frozen
 
 
 def enter_phase(state: TrainState, span: Span, adamw: AdamW) -> TrainState:
@@ -87,10 +90,12 @@ def loss_sums(
     tile: int,
     *,
     encoder_dropout: bool = True,
+    frozen_encoder_layers: int = 0,
 ) -> Sums:
     """Summed cross-entropy of a batch.
 
-    Without dropout if `example_ids` is None, and within the encoder if not `encoder_dropout`.
+    Without dropout if `example_ids` is None, and within the encoder if not `encoder_dropout`. The
+    gradient stops above the lowest `frozen_encoder_layers`.
     """
     variables = {"params": params}
     hidden: Any = model.apply(
@@ -98,6 +103,7 @@ def loss_sums(
         batch,
         example_ids,
         encoder_dropout=encoder_dropout,
+        frozen_encoder_layers=frozen_encoder_layers,
         method="hidden",
         rngs=None if key is None else {"dropout": key},
     )
@@ -144,7 +150,7 @@ def make_train_step(
       UserError: the warm-up is too long, or a multiplier's expression matches no parameter.
     """
     schedule = adamw.schedule(total_steps)
-    adamw.check_multipliers(span.cohorts.keys() | span.frozen)
+    adamw.check_multipliers({slices.path_of(name) for name in span.cohorts.keys() | span.frozen})
 
     def split(x: Array) -> Array:
         # Row r goes to part r % m: each device keeps its rows.
@@ -157,12 +163,13 @@ def make_train_step(
         def loss(leaves: dict[str, Array], part: Batch, ids: Array) -> tuple[Array, Sums]:
             sums = loss_sums(
                 model,
-                tree.unflatten(leaves | frozen),
+                tree.unflatten(slices.join(leaves | frozen)),
                 part,
                 ids,
                 key,
                 tile,
                 encoder_dropout=span.encoder_dropout,
+                frozen_encoder_layers=span.frozen_encoder_layers,
             )
             return sums.loss, sums
 
@@ -183,7 +190,7 @@ def make_train_step(
         tokens = jnp.maximum(sums.tokens, 1)
         learning_rate = schedule(state.step + 1)
         params, optimizer, norm = adamw.update(
-            {path: g / tokens for path, g in gradients.items()},
+            {name: g / tokens for name, g in gradients.items()},
             state.optimizer,
             trainable,
             learning_rate,
@@ -195,7 +202,9 @@ def make_train_step(
             "learning_rate": learning_rate,
         } | token_counts(model, batch)
         new_state = TrainState(
-            step=state.step + 1, params=tree.unflatten(params | frozen), optimizer=optimizer
+            step=state.step + 1,
+            params=tree.unflatten(slices.join(params | frozen)),
+            optimizer=optimizer,
         )
         return new_state, metrics
 

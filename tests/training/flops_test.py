@@ -8,7 +8,7 @@ import pytest
 
 from seqrecipes import models, tree
 from seqrecipes.models import config as model_config
-from seqrecipes.training import flops, phases
+from seqrecipes.training import flops, phases, slices
 from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import loss_sums, split_params
 from tests.models import tiny
@@ -16,6 +16,7 @@ from tests.models import tiny
 SEQ2SEQ = {"encoder_input_tokens": 24, "decoder_input_tokens": 32, "decoder_target_tokens": 32}
 MLM = {"encoder_input_tokens": 32, "masked_positions": 5, "masked_targets": 5}
 FROZEN = ("encoder", "token_embedding")
+BELOW = ("encoder/embedding", "token_embedding")
 
 
 def wide(**changes) -> models.ModelConfig:
@@ -26,35 +27,41 @@ def wide(**changes) -> models.ModelConfig:
 
 
 @pytest.mark.parametrize(
-    ("changes", "freeze"),
+    ("changes", "freeze", "layers"),
     [
-        ({"decoder_layers": 0}, ()),
-        ({"decoder_layers": 0, "tie_head": False}, ()),
-        ({"decoder_layers": 0, "tie_head": True}, FROZEN),
-        ({}, ()),
-        ({"decoder_layers": 3}, ()),
-        ({"tie_head": False}, FROZEN),
-        ({"tie_head": True}, FROZEN),
-        ({"tie_head": False}, ("decoder", "lm_head")),
-        ({"tie_head": False}, ("encoder/stack", "decoder/stack")),
-        ({"tie_head": False, "attention_fusion": "per_layer"}, FROZEN),
-        ({"tie_head": False, "attention_fusion": "shared"}, FROZEN),
+        ({"decoder_layers": 0}, (), 0),
+        ({"decoder_layers": 0, "tie_head": False}, (), 0),
+        ({"decoder_layers": 0, "tie_head": True}, FROZEN, 0),
+        ({}, (), 0),
+        ({"encoder_layers": 3, "tie_head": False}, BELOW, 2),
+        ({"encoder_layers": 3, "decoder_layers": 0, "tie_head": False}, BELOW, 1),
+        ({"decoder_layers": 3}, (), 0),
+        ({"tie_head": False}, FROZEN, 0),
+        ({"tie_head": True}, FROZEN, 0),
+        ({"tie_head": False}, ("decoder", "lm_head"), 0),
+        ({"tie_head": False}, ("encoder/stack", "decoder/stack"), 0),
+        ({"tie_head": False, "attention_fusion": "per_layer"}, FROZEN, 0),
+        ({"tie_head": False, "attention_fusion": "shared"}, FROZEN, 0),
     ],
 )
-def test_a_step_costs_what_xla_counts(changes, freeze):
+def test_a_step_costs_what_xla_counts(changes, freeze, layers):
     config = wide(**changes)
     features = SEQ2SEQ if config.decoder_layers else MLM
     model = models.build(config)
     shapes = models.parameter_shapes(config)
-    (span,) = phases.spans([Phase(1, freeze)], tree.flatten(shapes))
+    phase = Phase(1, freeze, frozen_encoder_layers=layers)
+    (span,) = phases.spans([phase], tree.flatten(shapes))
     batch = {name: jnp.ones((4, length), jnp.int32) for name, length in features.items()}
 
     def loss(trainable, frozen, batch):
-        return loss_sums(model, tree.unflatten(trainable | frozen), batch, None, None, 32).loss
+        params = tree.unflatten(slices.join(trainable | frozen))
+        sums = loss_sums(model, params, batch, None, None, 32, frozen_encoder_layers=layers)
+        return sums.loss
 
-    compiled = jax.jit(jax.grad(loss)).lower(*split_params(shapes, span), batch).compile()
+    parts = jax.eval_shape(lambda params: split_params(params, span), shapes)
+    compiled = jax.jit(jax.grad(loss)).lower(*parts, batch).compile()
     counted = compiled.cost_analysis()["flops"] / 4
-    by_part = flops.training(config, features, span.cohorts)
+    by_part = flops.training(config, features, span.cohorts, layers)
     assert sum(by_part.values()) == pytest.approx(counted, rel=0.04)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -121,3 +122,32 @@ def test_the_same_stage_on_another_mesh_gives_the_same_validation_loss(tmp_path)
         tmp_path / "b",
     )
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_a_stage_that_thaws_by_layers_goes_on_bit_for_bit_from_any_step(tmp_path):
+    below = ("token_embedding", "encoder/embedding")
+    job = training(
+        phases=[Phase(2, (*below, "encoder")), Phase(2, below, frozen_encoder_layers=1), Phase(2)],
+        checkpointing=checkpoints.Checkpointing(every=1, keep=10),
+        log_every=6,
+        validate_every=6,
+    )
+    final = run(job, tmp_path / "whole")
+    expected = last_state(job, tmp_path / "whole")
+    assert {cohort: len(adam.mu) for cohort, adam in expected.optimizer.items()}.keys() == set(
+        "012"
+    )
+    # Within each phase, and where one ends.
+    for step in (1, 3, 4, 5):
+        folder = tmp_path / str(step)
+        here = f"checkpoints/{step}"
+        shutil.copytree(tmp_path / "whole" / here, folder / here)
+        assert run(job, folder) == final
+        jax.tree.map(np.testing.assert_array_equal, last_state(job, folder), expected)
+
+
+def last_state(job: loop.Training, folder):
+    saved = checkpoints.Checkpoints(folder, job.checkpointing)
+    state = saved.restore(job.steps, job.abstract_state(job.spans[-1], job.partitioning.mesh()))
+    saved.close()
+    return state

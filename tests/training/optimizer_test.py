@@ -253,3 +253,14 @@ def test_impossible_settings_are_refused_by_name(field: str, value: float) -> No
 def test_a_warm_up_longer_than_the_stage_is_refused() -> None:
     with pytest.raises(UserError, match="less than the stage's 5000 steps"):
         AdamW(warmup_steps=5000).schedule(5000)
+
+
+def test_rules_see_the_path_of_a_slice() -> None:
+    adamw = AdamW(weight_decay=0.1, multipliers=[("a/(kernel|bias)$", 0.5)])
+    leaves = {name: jnp.ones((2, 3)) for name in ("a/kernel[0:2]", "a/bias[0:2]", "b/kernel")}
+    zeros = jax.tree.map(jnp.zeros_like, leaves)
+    state = adamw.init(leaves, dict.fromkeys(leaves, 0), {})
+    updated, _, _ = adamw.update(zeros, state, leaves, jnp.asarray(0.1))
+    # Decay alone: the rate 0.1, times 0.5 by the multiplier, times 0.1; none on a bias.
+    for name, expected in {"a/kernel[0:2]": 0.995, "a/bias[0:2]": 1.0, "b/kernel": 0.99}.items():
+        np.testing.assert_allclose(updated[name], expected, rtol=1e-6, err_msg=name)
