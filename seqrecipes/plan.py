@@ -72,6 +72,9 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
 
     reporting.log_to_terminal(0)
     files = [[file, *flags.gin_file] for file in flags.recipes] or [flags.gin_file]
+    names = [pathlib.Path(each[0]).stem for each in files]
+    if len(set(names)) < len(names):
+        raise UserError("FILE", names, "every recipe needs a name of its own")
     plans = [_plan(each, bindings, flags.gin_search_paths, present) for each in files]
     content = document(plans, machine)
     words = text(content)

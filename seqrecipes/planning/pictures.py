@@ -128,7 +128,7 @@ def _recipes(recipes: list[dict[str, Any]], path: pathlib.Path) -> None:
                 axis.plot([scratch[key]] * 2, [row - 0.4, row + 0.4], "--", color="black")
             axis.text(left, row, label, va="center", size=8)
         axis.set(title=title, xlabel="dashed: both models from scratch")
-        axis.margins(x=0.2)
+        axis.margins(x=0.4)
     axes[0].set_yticks(range(len(recipes)), [recipe["name"] for recipe in recipes])
     axes[0].invert_yaxis()
     figure.savefig(path, dpi=130)

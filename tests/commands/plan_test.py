@@ -157,6 +157,7 @@ def test_what_does_not_fit_is_said(capsys, tmp_path):
     [
         ([], "--gin_file = None: name a recipe"),
         (["gin/none.gin"], "none.gin"),
+        (["gin/2stage.gin", "./gin/2stage.gin"], "every recipe needs a name of its own"),
         (["gin/defaults.gin"], "Recipe.stages = None: no gin file sets it"),
         (["gin/roberta_12e.gin", "--accelerator=h900"], "choose one of v4, v5e"),
         (["gin/roberta_12e.gin", "--devices=eight"], "write a number"),
