@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
 
 import gin
@@ -39,13 +40,14 @@ def parse_flags(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:
     """Flags, and the `--gin.NAME=value` bindings among them as `NAME = value`."""
-    flags, rest = parser.parse_known_args(argv)
-    bindings = []
-    for argument in rest:
-        if not (match := _BINDING.match(argument)):
-            parser.error(f"unrecognized argument: {argument}")
-        bindings.append(f"{match[1]} = {match[2]}")
-    return flags, bindings
+    rest, bindings = [], []
+    # Before argparse, which takes what has a space in it for a positional argument.
+    for argument in sys.argv[1:] if argv is None else argv:
+        if match := _BINDING.match(argument):
+            bindings.append(f"{match[1]} = {match[2]}")
+        else:
+            rest.append(argument)
+    return parser.parse_args(rest), bindings
 
 
 def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".") -> None:

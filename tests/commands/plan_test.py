@@ -152,6 +152,15 @@ def test_what_does_not_fit_is_said(capsys, tmp_path):
     assert text.count("| none ") == 1
 
 
+def test_a_value_with_spaces_is_no_recipe(capsys, tmp_path):
+    overrides = "{'encoder_layers': 6, 'dropout': 0.0}"
+    arguments = ["gin/roberta_12e.gin", f"--gin.Stage.model_overrides={overrides}"]
+    status, text = planned(capsys, *arguments, f"--output={tmp_path}")
+    assert status == 0, text
+    (recipe,) = json.loads((tmp_path / "plan.json").read_text("utf-8"))["recipes"]
+    assert recipe["training_units"] == pytest.approx(2.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
