@@ -7,6 +7,8 @@ PYTHON ?= python3.11 python3.12 python3.13 python3
 UV ?= $(shell command -v uv 2>/dev/null)
 # Extra arguments: make test PYTEST_ARGS="tests/models -x", make lock LOCK_ARGS=--upgrade.
 PYTEST_ARGS ?=
+# Processes that run tests side by side, each of up to 4 GB.
+TEST_WORKERS ?= 2
 LOCK_ARGS ?=
 
 # What tests/hf needs beside the lock. PyPI's torch brings CUDA; a `+cpu` version is far smaller where
@@ -62,7 +64,7 @@ demo: $(STAMP) ## run the two-stage recipe, mini size, on the bundled sample, in
 	  --gin.MODEL_DIR="'runs/demo'"
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS adds arguments)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
 
 test-hf: $(HF_STAMP) ## run the tests that compare with transformers (installs torch first)
 	SEQRECIPES_REQUIRE_HF=1 $(BIN)/python -m pytest tests/hf $(PYTEST_ARGS)

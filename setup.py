@@ -68,6 +68,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.100",
         "mypy>=1.15",
         "pytest>=8.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.11",
         "tensorboard>=2.20",
         "types-protobuf",
