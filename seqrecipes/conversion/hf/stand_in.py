@@ -109,7 +109,10 @@ def _stand_in(torch: Any, transformers: Any, theirs: Any, ours: Ours) -> Any:
         def forward(self, input_ids: Any, **_: Any) -> Any:
             return outputs.BaseModelOutput(last_hidden_state=input_ids[..., None])
 
-    def forward(_: Any, decoder_input_ids: Any, encoder_outputs: Any, **__: Any) -> Any:
+    # `generate` refuses a mask that no signature names; the ids say what is padding.
+    def forward(
+        _: Any, decoder_input_ids: Any, encoder_outputs: Any, attention_mask: Any = None, **__: Any
+    ) -> Any:
         target = pad(list(decoder_input_ids.numpy()), ours.config, width)
         states = ours.states(encoder_outputs[0][..., 0].numpy().astype(np.int32), target)
         logits = ours.values(states, decoder_input_ids.shape[1] - 1, 1)
