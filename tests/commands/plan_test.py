@@ -88,7 +88,7 @@ def test_phases_of_one_recipe(capsys, tmp_path):
         sum(part["trainable"] for part in unfrozen["parameters"].values())
         == (recipe["stages"][1]["parameters"])
     )
-    # Section A of the docs of the schedule: 1.5e-4 at 5k updates, 5e-6 at the last of both phases.
+    # Soltan et al. 2023, appendix E: 1.5e-4 after 5k updates, 5e-6 at the last of both phases.
     assert recipe["stages"][1]["schedule"] == [
         [0, 0.0],
         [5_000, pytest.approx(1.5e-4)],
@@ -134,7 +134,7 @@ def test_hours_and_memory_of_a_machine(capsys, tmp_path):
 
 
 def test_what_does_not_fit_is_said(capsys, tmp_path):
-    """Nothing of a full model fits if all but a thousandth of the memory is to stay free."""
+    """Nothing fits if all but a ten-thousandth of the memory is to stay free."""
     status, text = planned(
         capsys,
         "gin/roberta_12e.gin",
