@@ -55,6 +55,11 @@ def phase_facts(stage: ResolvedStage, span: Span, phase: Phase) -> dict[str, Any
     }
 
 
+def phase_flops(facts: dict[str, Any]) -> float:
+    """FLOPs of all updates of a phase, from its facts."""
+    return (facts["stop"] - facts["start"]) * sum(facts["flops"].values())
+
+
 def model_info(stage: ResolvedStage) -> str:
     """Every parameter: path, shape, and the phases in which it is frozen."""
     lines = []

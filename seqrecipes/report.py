@@ -146,8 +146,9 @@ def _share_of_plan(spent: dict[str, Any], facts: dict[str, Any]) -> str:
     """FLOPs of a phase over what it was planned to take; runs of before have no such plan."""
     if "flops" not in facts:
         return "-"
-    planned = (facts["stop"] - facts["start"]) * sum(facts["flops"].values())
-    return f"{spent['flops'] / planned:.0%}"
+    from seqrecipes import describe
+
+    return f"{spent['flops'] / describe.phase_flops(facts):.0%}"
 
 
 def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:

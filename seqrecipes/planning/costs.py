@@ -1,4 +1,4 @@
-"""Costs of recipes: by the rule of Soltan et al. 2023, by FLOPs, in hours; and what one saves.
+"""Costs of recipes: by the rule of Soltan et al. 2023, by FLOPs, and beside those from scratch.
 
 Everything here follows from resolved recipes; nothing is compiled.
 """
@@ -48,14 +48,9 @@ class Plan:
         return sum(map(stage_flops, self.facts))
 
 
-def phase_flops(phase: dict[str, Any]) -> float:
-    """FLOPs of a phase, from its facts."""
-    return (phase["stop"] - phase["start"]) * sum(phase["flops"].values())
-
-
 def stage_flops(facts: dict[str, Any]) -> float:
     """FLOPs of a stage, from its facts."""
-    return sum(map(phase_flops, facts["phases"]))
+    return sum(map(describe.phase_flops, facts["phases"]))
 
 
 def updates(plan: Plan) -> tuple[list[int], list[int]]:

@@ -12,8 +12,6 @@ import jax
 from seqrecipes.errors import UserError
 from seqrecipes.training.accelerators import Accelerator
 
-COMPILERS = ("cpu", "tpu")
-
 
 def count(devices: str) -> int:
     """The number of devices of `64` or of a topology `4x8`."""
@@ -61,6 +59,6 @@ def of_topology(accelerator: Accelerator, topology: str) -> list[jax.Device]:
     options = {"chip_config_name": accelerator.chip} if accelerator.chip else {}
     try:
         return topologies.get_topology_desc(name, "tpu", **options).devices
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         first = str(error).split("\n")[0]
         raise UserError("--devices", topology, f"is no topology of {name}: {first}") from error

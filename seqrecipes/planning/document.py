@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
+from seqrecipes import describe
 from seqrecipes.planning import costs
 from seqrecipes.planning.costs import Plan
 from seqrecipes.resolve import ResolvedStage
@@ -57,12 +58,13 @@ def document(plans: Sequence[Plan], machine: Machine | None) -> dict[str, Any]:
     """
     fitted: dict[str, list[dict[str, Any]]] = {}
     recipes = [_recipe(plan, plans, machine, fitted) for plan in plans]
+    distinct = costs.distinct(plans)
     return {
         "machine": machine and dataclasses.asdict(machine) | {"limit": machine.limit},
         "recipes": recipes,
         "stages_once": {
-            "training_units": sum(s["training_units"] for s in costs.distinct(plans)),
-            "flops": sum(map(costs.stage_flops, costs.distinct(plans))),
+            "training_units": sum(facts["training_units"] for facts in distinct),
+            "flops": sum(map(costs.stage_flops, distinct)),
         },
     }
 
@@ -119,12 +121,13 @@ def _stage(
     corners = (0, optimizer.warmup_steps, steps)
     phases = [
         phase
-        | _amounts(phase["training_units"], costs.phase_flops(phase), machine)
+        | _amounts(phase["training_units"], describe.phase_flops(phase), machine)
         | {"flops_per_update": phase["flops"]}
         for phase in facts["phases"]
     ]
     if machine:
-        key = repr((facts, dict(mesh.shape)))
+        # All that decides the program: recipes may share a stage and differ in micro-batches.
+        key = repr((stage.training, dict(mesh.shape)))
         if key not in fitted:
             spans = stage.training.spans
             fitted[key] = [fit(stage, span, mesh, machine) for span in spans]

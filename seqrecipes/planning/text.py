@@ -101,10 +101,10 @@ def machine(document: dict[str, Any]) -> str:
     on = document["machine"]
     kind = on["accelerator"]
     rows: list[list[str]] = []
-    stages: dict[str, dict[str, Any]] = {}
+    stages: list[dict[str, Any]] = []
     for recipe in document["recipes"]:
-        stages |= {stage["name"]: stage for stage in recipe["stages"]}
-    for stage in stages.values():
+        stages += [stage for stage in recipe["stages"] if stage not in stages]
+    for stage in stages:
         for number, phase in enumerate(stage["phases"]):
             sizes = phase["memory"]
             rows.append(

@@ -21,8 +21,6 @@ from seqrecipes.training import slices
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
 
-KINDS = ("parameters", "moments", "gradients", "logits", "activations")
-
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
@@ -48,6 +46,9 @@ class Memory:
     def total(self) -> int:
         """All kinds together: what the compiled program takes."""
         return sum(dataclasses.asdict(self).values())
+
+
+KINDS = tuple(field.name for field in dataclasses.fields(Memory))
 
 
 class TooLarge(Exception):

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 from seqrecipes import plan
+from seqrecipes.training import memory
 from tests.commands.harness import ROOT
 
 MINI = ["--gin_file=gin/demo.gin", "--gin.VOCABULARY_SIZE=500", "--gin.SEQUENCE_LENGTH=32"]
@@ -131,6 +132,24 @@ def test_hours_and_memory_of_a_machine(capsys, tmp_path):
             assert phase["largest_micro_batch"] == 2
     assert "8 x v5e: 197 TFLOP/s, of which 50% are assumed" in text
     assert "a stand-in for this accelerator" in text
+
+
+def test_a_shared_stage_with_other_micro_batches_is_another_program(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "of_step", lambda *_: memory.Memory(1, 1, 1, 1, 1))
+    monkeypatch.setattr(memory, "largest_micro_batch", lambda *_: 1)
+    files = []
+    for parts in (1, 2, 2):
+        file = tmp_path / f"recipe_{len(files)}.gin"
+        file.write_text(f"include 'gin/roberta_12e.gin'\nMICRO_BATCHES = {parts}\n", "utf-8")
+        files.append(str(file))
+    # demo.gin comes after each and leaves micro-batches alone.
+    arguments = [*files, *MINI, "--accelerator=v5e", f"--output={tmp_path}"]
+    status, text = planned(capsys, *arguments)
+    assert status == 0, text
+    recipes = json.loads((tmp_path / "plan.json").read_text("utf-8"))["recipes"]
+    phases = [recipe["stages"][0]["phases"][0] for recipe in recipes]
+    assert [phase["micro_batch"] for phase in phases] == [16, 8, 8]
+    assert text.count("| roberta_12e | 0 ") == 2
 
 
 def test_what_does_not_fit_is_said(capsys, tmp_path):
