@@ -15,6 +15,7 @@ import gin
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.training.checkpoints import Checkpointing
+from seqrecipes.training.loss import PLAIN, Loss
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase
@@ -49,6 +50,7 @@ class Stage:
       phases: spans of steps with their frozen sets, in order.
       batch_size: examples per update.
       optimizer: AdamW and its schedule over all phases.
+      loss: cross-entropy, with label smoothing or z-loss if asked for.
       warm_start: None starts from random parameters.
       model_overrides: fields of the model's configuration to replace.
     """
@@ -60,6 +62,7 @@ class Stage:
     phases: Sequence[Phase]
     batch_size: int
     optimizer: AdamW = dataclasses.field(default_factory=AdamW)
+    loss: Loss = PLAIN
     warm_start: WarmStart | None = None
     model_overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -177,5 +180,5 @@ def training_units(config: ModelConfig, phases: Sequence[Phase], tokens_per_upda
     return total * scale
 
 
-for _configurable in (Recipe, Stage, Phase, WarmStart, AdamW, Partitioning, Checkpointing):
+for _configurable in (Recipe, Stage, Phase, WarmStart, AdamW, Loss, Partitioning, Checkpointing):
     gin.external_configurable(_configurable)

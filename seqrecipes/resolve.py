@@ -142,6 +142,7 @@ def resolve(
             logits_tile=recipe.logits_tile,
             log_every=recipe.log_every,
             validate_every=recipe.validate_every,
+            minimised=stage.loss,
         )
         _check_features(stage, training)
         recipe.partitioning.check_batch(stage.batch_size, mesh, field="Stage.batch_size")

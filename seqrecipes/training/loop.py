@@ -25,6 +25,7 @@ from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
 from seqrecipes.training.interruption import Interrupted, Watch
 from seqrecipes.training.ledger import LEDGER_FILE, Ledger, Price
+from seqrecipes.training.loss import PLAIN, Loss, Sums
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase, Span, span_of, spans
@@ -71,6 +72,7 @@ class Training:
       logits_tile: positions per example that have vocabulary logits at one time.
       log_every: steps between reports.
       validate_every: steps between validations; there is one at the end in any case.
+      minimised: the loss.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Training:
     logits_tile: int
     log_every: int
     validate_every: int
+    minimised: Loss = PLAIN
 
     @functools.cached_property
     def shapes(self) -> dict[str, Any]:
@@ -138,6 +141,7 @@ class Training:
             seed=self.seed,
             micro_batches=self.partitioning.micro_batches,
             tile=self.logits_tile,
+            minimised=self.minimised,
         )
         shardings = self.layout(span, mesh), parts.replicated(mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=shardings)
@@ -297,11 +301,11 @@ def _evaluator(
     )
 
     def evaluate(params: tree.Tree) -> dict[str, float]:
-        total = np.zeros(3)
+        total = np.zeros(len(Sums._fields))
         for local in batches.validation():
             batch = parts.global_batch(local, training.batch_size, mesh)
             total += np.array(jax.device_get(step(params, batch)), np.float64)
-        loss, tokens, correct = total.tolist()
+        _, loss, tokens, correct = total.tolist()
         return {"loss": loss / tokens, "accuracy": correct / tokens}
 
     return evaluate

@@ -19,7 +19,7 @@ from seqrecipes import tree
 from seqrecipes.models import Model
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training import slices
-from seqrecipes.training.loss import Sums, tiled_cross_entropy
+from seqrecipes.training.loss import PLAIN, Loss, Sums, tiled_cross_entropy
 from seqrecipes.training.optimizer import AdamW, State
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Span
@@ -91,8 +91,9 @@ def loss_sums(
     *,
     encoder_dropout: bool = True,
     frozen_encoder_layers: int = 0,
+    minimised: Loss = PLAIN,
 ) -> Sums:
-    """Summed cross-entropy of a batch.
+    """Summed loss of a batch.
 
     Without dropout if `example_ids` is None, and within the encoder if not `encoder_dropout`. The
     gradient stops above the lowest `frozen_encoder_layers`.
@@ -117,6 +118,7 @@ def loss_sums(
         batch[model.TARGETS],
         pad_id=model.config.pad_id,
         tile=tile,
+        minimised=minimised,
     )
 
 
@@ -129,6 +131,7 @@ def make_train_step(
     seed: int,
     micro_batches: int,
     tile: int,
+    minimised: Loss = PLAIN,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
     """The update of a phase, to be compiled by the caller with the state donated.
 
@@ -140,11 +143,12 @@ def make_train_step(
       seed: dropout keys are a function of (seed, step, example).
       micro_batches: parts of the batch, processed one after the other.
       tile: positions per tile of vocabulary logits.
+      minimised: what is added to the cross-entropy.
 
     Returns:
-      (state, batch) -> (state, metrics); metrics are float32 scalars: loss and accuracy per target
-      token, gradient_norm of the trainable part, learning_rate, tokens (before noise, without
-      padding), padding (share of all positions).
+      (state, batch) -> (state, metrics); metrics are float32 scalars: loss (cross-entropy, whatever
+      is minimised) and accuracy per target token, gradient_norm of the trainable part,
+      learning_rate, tokens (before noise, without padding), padding (share of all positions).
 
     Raises:
       UserError: the warm-up is too long, or a multiplier's expression matches no parameter.
@@ -170,8 +174,9 @@ def make_train_step(
                 tile,
                 encoder_dropout=span.encoder_dropout,
                 frozen_encoder_layers=span.frozen_encoder_layers,
+                minimised=minimised,
             )
-            return sums.loss, sums
+            return sums.objective, sums
 
         gradient = jax.grad(loss, has_aux=True)
         ids = jnp.arange(batch[model.TARGETS].shape[0])

@@ -15,6 +15,7 @@ import numpy as np
 from seqrecipes import tree
 from seqrecipes.models import Model, init_params, parameter_shapes
 from seqrecipes.training import partitioning as parts
+from seqrecipes.training.loss import PLAIN, Loss
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase, Span, spans
@@ -55,6 +56,7 @@ def compiled_step(
     micro_batches: int = 1,
     tile: int = 8,
     seed: int = 1,
+    minimised: Loss = PLAIN,
 ) -> Step:
     """The jitted update of a phase, on one device."""
     step = make_train_step(
@@ -65,6 +67,7 @@ def compiled_step(
         seed=seed,
         micro_batches=micro_batches,
         tile=tile,
+        minimised=minimised,
     )
     return jax.jit(step, donate_argnums=0)
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from seqrecipes.training.loss import cross_entropy, tiled_cross_entropy
+from seqrecipes.errors import UserError
+from seqrecipes.training.loss import PLAIN, Loss, cross_entropy, tiled_cross_entropy
 
 PAD = 1
 
@@ -37,12 +38,16 @@ def test_large_logits_stay_finite() -> None:
 
 def test_a_batch_of_padding_sums_to_zero() -> None:
     sums = cross_entropy(jnp.ones((2, 3, 5)), jnp.full((2, 3), PAD), PAD)
-    assert [float(x) for x in sums] == [0.0, 0.0, 0.0]
+    assert [float(x) for x in sums] == [0.0, 0.0, 0.0, 0.0]
 
 
+LOSSES = [PLAIN, Loss(label_smoothing=0.1), Loss(z_loss=1e-2), Loss(0.3, 0.1)]
+
+
+@pytest.mark.parametrize("minimised", LOSSES)
 @pytest.mark.parametrize("length", [1, 7, 8])
 @pytest.mark.parametrize("tile", [1, 3, 8, 100])
-def test_tiles_change_neither_value_nor_gradient(length: int, tile: int) -> None:
+def test_tiles_change_neither_value_nor_gradient(length: int, tile: int, minimised: Loss) -> None:
     rng = np.random.default_rng(length)
     hidden, table = rng.standard_normal((3, length, 4)), rng.standard_normal((9, 4))
     targets: Any = rng.integers(0, 9, (3, length))
@@ -53,10 +58,12 @@ def test_tiles_change_neither_value_nor_gradient(length: int, tile: int) -> None
             return x @ w.T
 
         if size is None:
-            sums = cross_entropy(project(h), targets, PAD)
+            sums = cross_entropy(project(h), targets, PAD, minimised)
         else:
-            sums = tiled_cross_entropy(project, h, targets, pad_id=PAD, tile=size)
-        return sums.loss, sums
+            sums = tiled_cross_entropy(
+                project, h, targets, pad_id=PAD, tile=size, minimised=minimised
+            )
+        return sums.objective, sums
 
     with jax.enable_x64(True):
         gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
@@ -64,8 +71,14 @@ def test_tiles_change_neither_value_nor_gradient(length: int, tile: int) -> None
         (_, sums), gradients = gradient(hidden, table, tile)
     # The oracle in NumPy, for the value.
     logits = hidden @ table.T
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    log_total = np.log(np.exp(logits).sum(-1, keepdims=True))
+    log_p = logits - log_total
     real = targets != PAD
+    # The targets as a distribution: all but the smoothed share on the one, the rest on the others.
+    share = minimised.label_smoothing
+    wanted = np.where(np.arange(9) == targets[..., None], 1 - share, share / 8)
+    objective = minimised.z_loss * log_total[..., 0] ** 2 - (wanted * log_p).sum(-1)
+    assert float(sums.objective) == pytest.approx(objective[real].sum(), rel=1e-12)
     by_hand = -np.take_along_axis(log_p, targets[..., None], -1)[..., 0][real].sum()
     assert float(expected.loss) == pytest.approx(by_hand, rel=1e-12)
     assert float(sums.loss) == pytest.approx(by_hand, rel=1e-12)
@@ -105,3 +118,23 @@ def test_logits_never_exist_for_all_tokens_at_once() -> None:
     assert largest_buffer(compiled(tile).as_text()) <= part
     # Moreover some copies of one tile and of the inputs, in bytes.
     assert compiled(tile).memory_analysis().temp_size_in_bytes < 4 * whole / 2
+
+
+def test_nothing_added_is_the_cross_entropy_itself() -> None:
+    logits = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 7)), jnp.float32)
+    sums = cross_entropy(logits, jnp.asarray([[2, 3, 4], [5, 6, PAD]]), PAD)
+    assert float(sums.objective) == float(sums.loss)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"label_smoothing": 1.0}, "Loss.label_smoothing"),
+        ({"label_smoothing": -0.1}, "Loss.label_smoothing"),
+        ({"z_loss": -1e-4}, "Loss.z_loss"),
+    ],
+)
+def test_impossible_settings_are_refused_by_name(values: dict[str, float], field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Loss(**values)
+    assert caught.value.field == field

@@ -14,6 +14,7 @@ import pytest
 
 from seqrecipes import tree
 from seqrecipes.models import Model, build, config, init_params
+from seqrecipes.training.loss import Loss
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import enter_phase, loss_sums, make_eval_step
@@ -101,6 +102,34 @@ def test_loss_and_gradient_are_divided_once_by_all_target_tokens() -> None:
         np.testing.assert_allclose(
             state.optimizer["0"].mu[path], expected, rtol=1e-4, atol=1e-6, err_msg=path
         )
+
+
+@pytest.mark.parametrize("decoder_layers", [0, 1])
+def test_a_step_minimises_what_is_asked_for_and_reports_the_cross_entropy(
+    decoder_layers: int,
+) -> None:
+    model = build(tiny.config(encoder_layers=1, decoder_layers=decoder_layers))
+    batch, params = uneven_batch(model.config, rows=4), tiny.random_params(model, dtype="float32")
+    minimised = Loss(label_smoothing=0.2, z_loss=0.05)
+    # Without momentum the first moment is the gradient.
+    adamw = AdamW(warmup_steps=0, clip_norm=0.0, beta1=0.0)
+    state, span = entered(params, adamw)
+    step = harness.compiled_step(
+        model, adamw, span, total_steps=1, micro_batches=2, minimised=minimised
+    )
+    state, metrics = step(state, batch)
+
+    def objective(p: Any) -> Any:
+        sums = loss_sums(model, p, batch, None, None, 8, minimised=minimised)
+        return sums.objective / sums.tokens, sums
+
+    (value, sums), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+    plain = float(sums.loss / sums.tokens)
+    assert abs(float(value) - plain) > 0.05
+    assert float(metrics["loss"]) == pytest.approx(plain, rel=1e-5)
+    for path, expected in tree.flatten(gradient).items():
+        found = state.optimizer["0"].mu[path]
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6, err_msg=path)
 
 
 def test_metrics_count_tokens_and_padding() -> None:
