@@ -14,16 +14,17 @@ import jax.numpy as jnp
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Encoder, TokenTable, padding_mask
 from seqrecipes.models.layers import Array, kernel_init, layer_norm
+from seqrecipes.models.projection import Projection
 
 
 class MlmHead(nn.Module):
-    """Hidden states to vocabulary logits in float32, through the given [V, D] projection."""
+    """What RoBERTa's head projects to the vocabulary, through the given [V, D] table."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, hidden_BxPxD: Array, table_VxD: Array | None) -> Array:
-        """Logits [B, P, V]; the head owns its projection when `table_VxD` is None."""
+    def __call__(self, hidden_BxPxD: Array, table_VxD: Array | None) -> Projection:
+        """Of states [B, P, D]; the head owns its table when `table_VxD` is None."""
         c = self.config
         h_BxPxD = nn.Dense(c.hidden_size, dtype=c.dtype, kernel_init=kernel_init(c), name="dense")(
             hidden_BxPxD
@@ -32,18 +33,7 @@ class MlmHead(nn.Module):
         if table_VxD is None:
             table_VxD = TokenTable(c, name="projection").matrix()
         bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
-        return project(h_BxPxD, table_VxD) + bias_V
-
-
-def project(hidden_BxPxD: Array, table_VxD: Array) -> Array:
-    """hidden times the transposed table, summed and returned in float32 at least."""
-    logits_BxPxV = jnp.einsum(
-        "bpd,vd->bpv",
-        hidden_BxPxD,
-        table_VxD,
-        preferred_element_type=jnp.promote_types(hidden_BxPxD.dtype, jnp.float32),
-    )
-    return nn.with_logical_constraint(logits_BxPxV, ("batch", "length", "vocab"))
+        return Projection(h_BxPxD, table_VxD, bias_V)
 
 
 class EncoderOnly(nn.Module):
@@ -97,10 +87,14 @@ class EncoderOnly(nn.Module):
         )
         return jnp.take_along_axis(states_BxSxD, batch["masked_positions"][:, :, None], axis=1)
 
-    def logits(self, hidden_BxPxD: Array) -> Array:
-        """Vocabulary logits [B, P, V] in float32."""
+    def projection(self, hidden_BxPxD: Array) -> Projection:
+        """What the logits of states [B, P, D] are made of."""
         table = self.token_embedding.matrix() if self.config.tie_head else None
         return self.mlm_head(hidden_BxPxD, table)
+
+    def logits(self, hidden_BxPxD: Array) -> Array:
+        """Vocabulary logits [B, P, V] in float32."""
+        return self.projection(hidden_BxPxD).logits()
 
     def __call__(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
         return self.logits(self.hidden(batch, example_ids_B))

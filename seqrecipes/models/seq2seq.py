@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, padding_mask
-from seqrecipes.models.encoder_only import project
 from seqrecipes.models.layers import Array, AttentionFusion, TransformerStack
+from seqrecipes.models.projection import Projection
 
 
 class Decoder(nn.Module):
@@ -115,10 +115,14 @@ class Seq2Seq(nn.Module):
             example_ids_B,
         )
 
+    def projection(self, hidden_BxTxD: Array) -> Projection:
+        """What the logits of states [B, T, D] are made of."""
+        table = self.token_embedding if self.config.tie_head else self.lm_head
+        return Projection(hidden_BxTxD, table.matrix())
+
     def logits(self, hidden_BxTxD: Array) -> Array:
         """Vocabulary logits [B, T, V] in float32."""
-        table = self.token_embedding if self.config.tie_head else self.lm_head
-        return project(hidden_BxTxD, table.matrix())
+        return self.projection(hidden_BxTxD).logits()
 
     def __call__(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
         return self.logits(self.hidden(batch, example_ids_B))

@@ -164,6 +164,12 @@ def batch_shards(mesh: Mesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def batch_groups() -> int:
+    """`batch_shards` of the mesh in use; 1 if there is none."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """One whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())

@@ -19,7 +19,7 @@ from seqrecipes import tree
 from seqrecipes.models import Model
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training import slices
-from seqrecipes.training.loss import PLAIN, Loss, Sums, tiled_cross_entropy
+from seqrecipes.training.loss import PLAIN, Loss, Sums, cross_entropy
 from seqrecipes.training.optimizer import AdamW, State
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Span
@@ -108,13 +108,9 @@ def loss_sums(
         method="hidden",
         rngs=None if key is None else {"dropout": key},
     )
-
-    def logits(hidden: Array) -> Any:
-        return model.apply(variables, hidden, method="logits")
-
-    return tiled_cross_entropy(
-        logits,
-        hidden,
+    projection: Any = model.apply(variables, hidden, method="projection")
+    return cross_entropy(
+        projection,
         batch[model.TARGETS],
         pad_id=model.config.pad_id,
         tile=tile,

@@ -120,7 +120,7 @@ def loss_and_gradient(
 ) -> tuple[float, float, dict[str, np.ndarray]]:
     def loss(p: Any) -> tuple[jax.Array, jax.Array]:
         sums = loss_sums(model, p, batch, None, None, 4)
-        return sums.loss, sums.tokens
+        return sums.objective, sums.tokens
 
     (total, tokens), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     return (

@@ -184,7 +184,7 @@ def computed(
     init = jax.jit(lambda: model.init(jax.random.key(0), batch)["params"])()
     key = jax.random.key(3)
     loss, gradient = jax.jit(
-        jax.value_and_grad(lambda p: loss_sums(model, p, batch, jnp.arange(3), key, 4).loss)
+        jax.value_and_grad(lambda p: loss_sums(model, p, batch, jnp.arange(3), key, 4).objective)
     )(params)
     return tree.flatten(init), float(loss), tree.flatten(gradient)
 

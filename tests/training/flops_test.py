@@ -56,7 +56,7 @@ def test_a_step_costs_what_xla_counts(changes, freeze, layers):
     def loss(trainable, frozen, batch):
         params = tree.unflatten(slices.join(trainable | frozen))
         sums = loss_sums(model, params, batch, None, None, 32, frozen_encoder_layers=layers)
-        return sums.loss
+        return sums.objective
 
     parts = jax.eval_shape(lambda params: split_params(params, span), shapes)
     compiled = jax.jit(jax.grad(loss)).lower(*parts, batch).compile()

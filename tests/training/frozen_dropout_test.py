@@ -113,8 +113,8 @@ def test_a_step_has_the_dropout_that_its_phase_asks_for(frozen_dropout: bool) ->
     def mean_loss(module: Seq2Seq, batch: tiny.Arrays) -> Any:
         ids = ids_of(batch) if frozen_dropout else None
         memory = module.encode(batch["encoder_input_tokens"], ids)
-        logits = module.logits(after_encoder(module, memory, batch))
-        sums = cross_entropy(logits, batch["decoder_target_tokens"], tiny.PAD)
+        projection = module.projection(after_encoder(module, memory, batch))
+        sums = cross_entropy(projection, batch["decoder_target_tokens"], pad_id=tiny.PAD, tile=8)
         return sums.loss / sums.tokens
 
     apply: Any = jax.jit(functools.partial(model.apply, method=mean_loss))

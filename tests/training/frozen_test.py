@@ -140,7 +140,7 @@ def test_clipping_and_gradient_norm_see_the_trainable_part_alone() -> None:
 
     def mean_loss(p: Any) -> jax.Array:
         sums = loss_sums(model, p, BATCH, None, None, 8)
-        return sums.loss / sums.tokens
+        return sums.objective / sums.tokens
 
     gradient = tree.flatten(jax.jit(jax.grad(mean_loss))(params))
     trainable = {path: g for path, g in gradient.items() if not is_frozen(path)}

@@ -247,7 +247,9 @@ def test_seq2seq_memorises_texts_with_deletions(tie_head: bool) -> None:
 
 
 def gradient_of(model: Model, params: Any, batch: tiny.Arrays) -> dict[str, np.ndarray]:
-    gradient = jax.jit(jax.grad(lambda p: loss_sums(model, p, batch, None, None, 4).loss))(params)
+    gradient = jax.jit(jax.grad(lambda p: loss_sums(model, p, batch, None, None, 4).objective))(
+        params
+    )
     return {path: np.asarray(x) for path, x in tree.flatten(gradient).items()}
 
 

@@ -1,0 +1,39 @@
+"""The vocabulary projection, kept apart so that a loss can multiply it out piece by piece."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+class Projection(NamedTuple):
+    """What vocabulary logits are made of, in the compute type.
+
+    Attributes:
+      states: [..., D].
+      table_VxD: a row for each id.
+      bias_V: added to the logits, in its own type.
+    """
+
+    states: Array
+    table_VxD: Array
+    bias_V: Array | None = None
+
+    @property
+    def wide(self) -> jnp.dtype:
+        """The type of logits: float32 at least."""
+        return jnp.promote_types(self.states.dtype, jnp.float32)
+
+    def logits(self) -> Array:
+        """States times the transposed table, plus the bias: [..., V], summed in the wide type."""
+        logits = jnp.einsum(
+            "...d,vd->...v", self.states, self.table_VxD, preferred_element_type=self.wide
+        )
+        axes = ("batch", *(None,) * (logits.ndim - 2), "vocab")
+        logits = nn.with_logical_constraint(logits, axes)
+        return logits if self.bias_V is None else logits + self.bias_V
