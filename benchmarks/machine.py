@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -43,10 +44,10 @@ def pin(core: int | None = None) -> int | None:
     return core
 
 
-def describe(core: int | None) -> dict[str, object]:
-    """The machine and the versions in use."""
+def describe(core: int | None, libraries: Sequence[str] = _LIBRARIES) -> dict[str, object]:
+    """The machine, and which versions of some libraries are in use."""
     versions: dict[str, str | None] = {}
-    for name in _LIBRARIES:
+    for name in libraries:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
