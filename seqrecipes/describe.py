@@ -112,6 +112,7 @@ def resolved_recipe(
             lines.append(
                 f"  steps {span.start:>9,} to {span.stop:>9,}: {trainable:>13,} trainable, "
                 f"{frozen:>13,} frozen {phase.frozen or ''}"
+                + (f" in {phase.micro_batches} micro-batches" if phase.micro_batches else "")
             )
         total += one.training_units
         lines.append(

@@ -27,8 +27,8 @@ def identity(
 ) -> dict[str, Any]:
     """What decides the numbers that come out.
 
-    Left out is what changes speed, memory, or what is shown: the mesh, checkpointing, reports,
-    rematerialisation and scanning.
+    Left out is what changes speed, memory, or what is shown: the mesh, micro-batches,
+    checkpointing, reports, rematerialisation and scanning.
 
     Args:
       recipe: as written.
@@ -43,6 +43,8 @@ def identity(
         for name in ("scan_layers", "remat"):
             model.pop(name)
         written.pop("model_overrides")
+        for phase in written["phases"]:
+            phase.pop("micro_batches")
         written |= {"model": model, "seed": one.training.seed}
         stages.append({**written, **streams[one.stage.name]})
     fields = ("corpus", "sequence_length", "smoothing", "seed")

@@ -22,6 +22,7 @@ from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage, training_units
 from seqrecipes.training import checkpoints
+from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
 from seqrecipes.training.step import split_params
@@ -145,11 +146,12 @@ def resolve(
             minimised=stage.loss,
         )
         _check_features(stage, training)
-        recipe.partitioning.check_batch(stage.batch_size, mesh, field="Stage.batch_size")
+        for span in training.spans:
+            count = training.micro_batches(span)
+            parts.check_batch(stage.batch_size, count, mesh, field="Stage.batch_size")
         stage.optimizer.schedule(stage.steps)
         stage.optimizer.check_multipliers(tree.flatten(training.shapes))
         recipe.partitioning.parameter_shardings(training.shapes, mesh)
-        _ = training.spans
         resolved.append(
             ResolvedStage(
                 stage=stage,

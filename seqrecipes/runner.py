@@ -24,7 +24,7 @@ from seqrecipes.conversion import warm_start
 from seqrecipes.errors import UserError
 from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage
 from seqrecipes.resolve import ResolvedStage
-from seqrecipes.training import checkpoints, loop, reporting
+from seqrecipes.training import checkpoints, compilation, loop, reporting
 from seqrecipes.training import partitioning as parts
 
 if TYPE_CHECKING:
@@ -205,15 +205,16 @@ class Run:
         blocks = [self.blocks(stage) for stage in self.recipe.stages]
         resolved = self.resolve(blocks)
         self._claim(resolved)
-        for index, stage in enumerate(resolved):
-            if chosen not in (None, index):
-                continue
-            if stage.finished:
-                log.info("%s: finished already, skipped", stage.stage.name)
-            else:
-                self._train(stage, blocks[index])
-            if self.recipe.export_hf and not stage.shared:
-                self._export(stage)
+        with compilation.kept(self.model_dir):
+            for index, stage in enumerate(resolved):
+                if chosen not in (None, index):
+                    continue
+                if stage.finished:
+                    log.info("%s: finished already, skipped", stage.stage.name)
+                else:
+                    self._train(stage, blocks[index])
+                if self.recipe.export_hf and not stage.shared:
+                    self._export(stage)
         return resolved
 
     def _identity(self, resolved: list[ResolvedStage]) -> dict[str, Any]:

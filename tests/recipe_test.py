@@ -151,6 +151,38 @@ def test_an_identity_survives_json_and_leaves_out_what_changes_no_number(tmp_pat
         recipe, partitioning=Partitioning(fsdp=jax.device_count(), micro_batches=2), log_every=3
     )
     assert identities.differences(ours, identity(elsewhere, tmp_path)) == []
+    whole = [dataclasses.replace(phase, micro_batches=2) for phase in recipe.stages[0].phases]
+    parted = dataclasses.replace(recipe.stages[0], phases=whole)
+    stages = [parted, *recipe.stages[1:]]
+    assert (
+        identities.differences(ours, identity(dataclasses.replace(recipe, stages=stages), tmp_path))
+        == []
+    )
+
+
+def test_a_phases_own_micro_batches_must_divide_the_batch(tmp_path):
+    """16 examples on 8 devices: in 2 parts, but not in 3."""
+    recipe = small_recipe()
+    encoder, seq2seq = recipe.stages
+    for count, good in ((2, True), (3, False)):
+        phases = [seq2seq.phases[0], dataclasses.replace(seq2seq.phases[1], micro_batches=count)]
+        stages = [encoder, dataclasses.replace(seq2seq, phases=phases)]
+        changed = dataclasses.replace(recipe, stages=stages)
+        if good:
+            _, one = resolved_stages(changed, tmp_path)
+            assert [one.training.micro_batches(span) for span in one.training.spans] == [1, 2]
+            text = describe.resolved_recipe(
+                changed, [one], model_dir=tmp_path, mesh=recipe.partitioning.mesh(), vocabulary=""
+            )
+            assert [line.endswith("in 2 micro-batches") for line in text.splitlines()].count(
+                True
+            ) == 1
+            continue
+        with pytest.raises(
+            UserError, match="micro_batches x data x fsdp = 3 x 8 x 1 = 24"
+        ) as caught:
+            resolved_stages(changed, tmp_path)
+        assert (caught.value.field, caught.value.value) == ("Stage.batch_size", 16)
 
 
 def test_differences_are_named_with_both_values(tmp_path):

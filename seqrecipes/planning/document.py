@@ -151,7 +151,7 @@ def fit(stage: ResolvedStage, span: Span, mesh: Mesh, machine: Machine) -> dict[
       or None; `refused`: what the compiler said if it is None; `fits`; `largest_micro_batch`.
     """
     training = stage.training
-    examples = memory.micro_batch(training, mesh)
+    examples = memory.micro_batch(training, span, mesh)
     log.info("compiling %s, phase %d", stage.stage.name, span.index)
     facts: dict[str, Any] = {"micro_batch": examples, "memory": None, "refused": None}
     total = None

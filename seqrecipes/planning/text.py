@@ -136,6 +136,6 @@ def machine(document: dict[str, Any]) -> str:
         markdown.table(header, rows),
         "",
         f"memory in GiB of one device, {compiler}; micro-batch: examples that a device has at a",
-        "time, largest: the most that fit (Partitioning.micro_batches sets it)",
+        "time, largest: the most that fit (Partitioning.micro_batches or Phase.micro_batches)",
     ]
     return "\n".join(lines)

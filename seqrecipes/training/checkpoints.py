@@ -107,7 +107,7 @@ class Checkpoints:
                 optimizer=ocp.args.StandardRestore(like.optimizer),
             ),
         )
-        count = jax.device_put(jax.numpy.asarray(step, jax.numpy.int32), like.step.sharding)
+        count = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
         return TrainState(step=count, params=restored["params"], optimizer=restored["optimizer"])
 
     def wait(self) -> None:

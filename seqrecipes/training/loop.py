@@ -25,10 +25,11 @@ from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
 from seqrecipes.training.interruption import Interrupted, Watch
 from seqrecipes.training.ledger import LEDGER_FILE, Ledger, Price
-from seqrecipes.training.loss import PLAIN, Loss, Sums
+from seqrecipes.training.loss import PLAIN, Loss
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase, Span, span_of, spans
+from seqrecipes.training.progress import Progress
 from seqrecipes.training.step import (
     TrainState,
     enter_phase,
@@ -105,6 +106,10 @@ class Training:
         """Updates of the whole stage."""
         return self.spans[-1].stop
 
+    def micro_batches(self, span: Span) -> int:
+        """Parts of the batch in a phase: its own number, or the partitioning's."""
+        return self.phases[span.index].micro_batches or self.partitioning.micro_batches
+
     def initial_values(self) -> dict[str, Any]:
         """Random parameters, for use under jit."""
         return init_params(self.model.config, self.seed)
@@ -139,7 +144,7 @@ class Training:
             span,
             total_steps=self.steps,
             seed=self.seed,
-            micro_batches=self.partitioning.micro_batches,
+            micro_batches=self.micro_batches(span),
             tile=self.logits_tile,
             minimised=self.minimised,
         )
@@ -195,25 +200,24 @@ def train(
         quiet=jax.process_index() > 0,
     )
 
+    progress = Progress(reporter, ledger, start)
+
     def save(state: TrainState, step: int) -> None:
         position = {"step": step, "examples": step * training.batch_size}
         checkpoints.save(step, state, dict(metadata) | position)
-        ledger.add("checkpoints", reporter.restart_clock(step))
+        progress.spent("checkpoints")
 
     try:
         with training.partitioning.on(mesh), Watch() as watch:
             state = _first_state(training, checkpoints, start, mesh, initial_params)
             if start:
-                ledger.add("checkpoints", reporter.restart_clock(start))
+                progress.spent("checkpoints")
             evaluate = _evaluator(training, mesh, batches)
-            pending: list[Mapping[str, Any]] = []
             step = start
             for span in training.spans:
                 if step >= span.stop:
                     continue
-                if pending:
-                    ledger.add("training", reporter.restart_clock(step))
-                ledger.enter(span.index)
+                progress.enter(span, training.flops_per_step(span))
                 state = _enter(training, state, span, mesh)
                 update = training.compile_step(span, mesh)
                 for local in batches.train(step, span.stop):
@@ -221,32 +225,27 @@ def train(
                     batch = parts.global_batch(local, training.batch_size, mesh)
                     state, metrics = update(state, batch)
                     step += 1
-                    pending.append(metrics)
                     if step == max(start, span.start) + 1:
-                        ledger.add("compilation", reporter.restart_clock(step))
+                        progress.spent("compilation")
+                    progress.dispatched(metrics)
                     saves = step % training.checkpointing.every == 0
                     signum = watch.check(step)
                     # Validation waits for the devices: what they still do is training until then.
                     validates = step % training.validate_every == 0 and step < training.steps
-                    reports = step % training.log_every == 0 or step == training.steps
-                    if reports or validates or saves or signum is not None:
-                        rows = jax.device_get(pending)
-                        ledger.trained(step, reporter.seconds())
-                        # Before the checkpoint of this step, so that it is never ahead of it.
-                        ledger.write()
-                        _check_finite(rows, step)
-                        reporter.train(step, rows, training.flops_per_step(span))
-                        pending = []
+                    if validates or saves or signum is not None or step == training.steps:
+                        progress.report()
+                    elif step % training.log_every == 0:
+                        progress.report_later()
                     if validates:
                         reporter.validation(step, evaluate(state.params))
-                        ledger.add("validation", reporter.restart_clock(step))
+                        progress.spent("validation")
                     if saves or signum is not None:
                         save(state, step)
                     if signum is not None:
                         raise Interrupted(signum, step)
             validated = evaluate(state.params)
             reporter.validation(step, validated)
-            ledger.add("validation", reporter.restart_clock(step))
+            progress.spent("validation")
             save(state, step)
             return validated
     finally:
@@ -284,7 +283,7 @@ def _first_state(
         # The checkpoint holds the state of the phase that made its last step.
         span = span_of(training.spans, start - 1)
         return checkpoints.restore(start, training.abstract_state(span, mesh))
-    zero = jax.device_put(jnp.zeros((), jnp.int32), parts.replicated(mesh))
+    zero = jax.device_put(np.zeros((), np.int32), parts.replicated(mesh))
     return TrainState(step=zero, params=initial_params(), optimizer={})
 
 
@@ -301,11 +300,12 @@ def _evaluator(
     )
 
     def evaluate(params: tree.Tree) -> dict[str, float]:
-        total = np.zeros(len(Sums._fields))
-        for local in batches.validation():
-            batch = parts.global_batch(local, training.batch_size, mesh)
-            total += np.array(jax.device_get(step(params, batch)), np.float64)
-        _, loss, tokens, correct = total.tolist()
+        # All batches are dispatched before the first result is waited for.
+        sums = [
+            step(params, parts.global_batch(local, training.batch_size, mesh))
+            for local in batches.validation()
+        ]
+        _, loss, tokens, correct = np.sum(np.array(jax.device_get(sums), np.float64), 0).tolist()
         return {"loss": loss / tokens, "accuracy": correct / tokens}
 
     return evaluate
@@ -314,12 +314,3 @@ def _evaluator(
 def _flops_limit() -> float | None:
     peak = accelerators.peak(jax.devices()[0].device_kind)
     return peak and peak * jax.device_count()
-
-
-def _check_finite(rows: list[Mapping[str, Any]], step: int) -> None:
-    for row_step, row in enumerate(rows, start=step - len(rows) + 1):
-        if not np.isfinite(row["loss"]):
-            raise FloatingPointError(
-                f"the loss is {row['loss']} at step {row_step}; the last checkpoint was made "
-                "before it. Lower AdamW.peak or AdamW.clip_norm, or look at the data there"
-            )

@@ -12,12 +12,11 @@ import re
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from seqrecipes import tree
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training import slices
+from seqrecipes.training import programs, slices
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
 
@@ -66,21 +65,14 @@ def of_step(training: Training, span: Span, mesh: Mesh) -> Memory:
     Raises:
       TooLarge: the mesh's devices have a compiler that knows their memory, and it is too little.
     """
-    with training.partitioning.on(mesh):
-        state = training.abstract_state(span, mesh)
-        rows = parts.batch_sharding(mesh)
-        batch = {
-            name: jax.ShapeDtypeStruct((training.batch_size, length), jnp.int32, sharding=rows)
-            for name, length in training.features.items()
-        }
-        lowered = training.compile_step(span, mesh).lower(state, batch)
-        try:
-            stats = lowered.compile().memory_analysis()
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            told = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", str(error))
-            raise TooLarge(told[0] if told else str(error).split("\n")[0]) from error
+    state = training.abstract_state(span, mesh)
+    try:
+        stats = programs.lower(training, span, mesh).compile().memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        told = re.search(r"Used [\d.]+\w? of [\d.]+\w? \w+", str(error))
+        raise TooLarge(told[0] if told else str(error).split("\n")[0]) from error
     # Outputs take the place of the donated arguments.
     whole = (
         stats.argument_size_in_bytes
@@ -93,7 +85,7 @@ def of_step(training: Training, span: Span, mesh: Mesh) -> Memory:
         "parameters": sum(map(_bytes, jax.tree.leaves(state.params))),
         "moments": sum(map(_bytes, jax.tree.leaves(state.optimizer))),
         "gradients": _gradients(state.params, span),
-        "logits": _logits(training, mesh),
+        "logits": _logits(training, span, mesh),
     }
     return Memory(**known, activations=whole - sum(known.values()))
 
@@ -111,23 +103,24 @@ def _gradients(params: tree.Tree, span: Span) -> int:
     return sum(_bytes(leaves[path], rows) for path, rows in named)
 
 
-def _logits(training: Training, mesh: Mesh) -> int:
+def _logits(training: Training, span: Span, mesh: Mesh) -> int:
     config, features = training.model.config, training.features
     tile = min(features[training.model.TARGETS], training.logits_tile)
     vocabulary = config.vocab_size // mesh.shape["tensor"]
-    return 2 * 4 * micro_batch(training, mesh) * tile * vocabulary
+    return 2 * 4 * micro_batch(training, span, mesh) * tile * vocabulary
 
 
-def micro_batch(training: Training, mesh: Mesh) -> int:
-    """Examples that a device has at one time."""
-    return training.batch_size // (training.partitioning.micro_batches * parts.batch_shards(mesh))
+def micro_batch(training: Training, span: Span, mesh: Mesh) -> int:
+    """Examples that a device has at one time in a phase."""
+    return training.batch_size // (training.micro_batches(span) * parts.batch_shards(mesh))
 
 
-def with_micro_batch(training: Training, mesh: Mesh, examples: int) -> Training:
-    """The same updates, with so many examples on a device at one time."""
+def with_micro_batch(training: Training, span: Span, mesh: Mesh, examples: int) -> Training:
+    """The same updates, in a phase with so many examples on a device at one time."""
     count = training.batch_size // (examples * parts.batch_shards(mesh))
-    partitioning = dataclasses.replace(training.partitioning, micro_batches=count)
-    return dataclasses.replace(training, partitioning=partitioning)
+    phases = list(training.phases)
+    phases[span.index] = dataclasses.replace(phases[span.index], micro_batches=count)
+    return dataclasses.replace(training, phases=phases)
 
 
 def largest_micro_batch(
@@ -152,7 +145,8 @@ def largest_micro_batch(
     def fits(size: int) -> bool:
         if size not in measured:
             try:
-                measured[size] = of_step(with_micro_batch(training, mesh, size), span, mesh).total
+                candidate = with_micro_batch(training, span, mesh, size)
+                measured[size] = of_step(candidate, span, mesh).total
             except TooLarge:
                 measured[size] = None
         taken = measured[size]

@@ -46,7 +46,8 @@ class Partitioning:
       tensor: devices that split heads, feed-forward and vocabulary.
       zero1: spread the optimizer's moments over the data axis too (ZeRO stage 1, as Soltan et al.
         2023, appendix E). A leaf without a dimension that the axis divides stays whole.
-      micro_batches: parts of a batch whose gradients are added up one after the other.
+      micro_batches: parts of a batch whose gradients are added up one after the other, in phases
+        that do not say otherwise.
       axis_rules: (logical axis, mesh axis or axes) in order of precedence.
       parameter_rules: (regular expression over parameter paths, logical axes), first match wins.
     """
@@ -89,18 +90,6 @@ class Partitioning:
             (AxisType.Auto,) * 3,
             devices=devices,
         )
-
-    def check_batch(self, batch_size: int, mesh: Mesh, *, field: str) -> None:
-        """Refuses a batch that micro-batches and devices do not divide."""
-        parts = self.micro_batches * batch_shards(mesh)
-        if batch_size < 1 or batch_size % parts:
-            nearest = max(1, round(batch_size / parts)) * parts
-            raise UserError(
-                field,
-                batch_size,
-                f"must be a multiple of micro_batches x data x fsdp = {self.micro_batches} x "
-                f"{mesh.shape['data']} x {mesh.shape['fsdp']} = {parts}, e.g. {nearest}",
-            )
 
     def parameter_shardings(self, shapes: tree.Tree, mesh: Mesh) -> dict[str, NamedSharding]:
         """{path: sharding} for a tree of arrays or shapes.
@@ -157,6 +146,19 @@ class Partitioning:
         """Gives logical axis names inside models their meaning on this mesh."""
         with jax.set_mesh(mesh), nn.logical_axis_rules(self.axis_rules):
             yield
+
+
+def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, *, field: str) -> None:
+    """Refuses a batch that micro-batches and devices do not divide."""
+    parts = micro_batches * batch_shards(mesh)
+    if batch_size < 1 or batch_size % parts:
+        nearest = max(1, round(batch_size / parts)) * parts
+        raise UserError(
+            field,
+            batch_size,
+            f"must be a multiple of micro_batches x data x fsdp = {micro_batches} x "
+            f"{mesh.shape['data']} x {mesh.shape['fsdp']} = {parts}, e.g. {nearest}",
+        )
 
 
 def batch_shards(mesh: Mesh) -> int:

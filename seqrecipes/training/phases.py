@@ -34,22 +34,24 @@ class Phase:
       frozen_encoder_layers: so many of the encoder's lowest layers are frozen beside what `freeze`
         names, which must name what lies below them: ('token_embedding', 'encoder/embedding').
         Phases of fewer and fewer are gradual unfreezing (Howard and Ruder 2018, section 3.3).
+      micro_batches: parts of a batch in this phase; 0 takes `Partitioning.micro_batches`. Frozen
+        layers keep no activations, so that fewer and larger parts may fit.
     """
 
     steps: int
     freeze: Sequence[str] = ()
     frozen_dropout: bool = True
     frozen_encoder_layers: int = 0
+    micro_batches: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise UserError("Phase.steps", self.steps, "must be at least 1")
         if isinstance(self.freeze, str):
             raise UserError("Phase.freeze", self.freeze, "write a list: ['encoder']")
-        if self.frozen_encoder_layers < 0:
-            raise UserError(
-                "Phase.frozen_encoder_layers", self.frozen_encoder_layers, "must be at least 0"
-            )
+        for field in ("frozen_encoder_layers", "micro_batches"):
+            if getattr(self, field) < 0:
+                raise UserError(f"Phase.{field}", getattr(self, field), "must be at least 0")
 
     @property
     def frozen(self) -> list[str]:

@@ -82,6 +82,7 @@ def test_the_run_leaves_what_it_promises(reference):
         assert costs["tokens"] == step * 8 * 32
         assert costs["seconds"]["training"] > 0 and costs["seconds"]["compilation"] > 0
     assert (reference / "config.gin").is_file()
+    assert (reference / "compiled").is_dir()
     assert (reference / "report.md").read_text("utf-8").count("30 of 30") == 2
     assert "Spent" in (reference / "report.md").read_text("utf-8")
     assert (reference / "curves.png").read_bytes()[:4] == b"\x89PNG"

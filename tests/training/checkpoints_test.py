@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
 import shutil
+import threading
 from collections import namedtuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from seqrecipes.errors import UserError
 from seqrecipes.training import checkpoints
+from seqrecipes.training.step import TrainState
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -52,3 +59,27 @@ def test_a_disk_that_fills_up_is_said_however_it_is_wrapped(tmp_path):
 def test_impossible_policies_are_refused(field):
     with pytest.raises(UserError, match=f"Checkpointing.{field}"):
         checkpoints.Checkpointing(**{field: -1})
+
+
+def test_saving_goes_on_while_the_next_update_overwrites_the_state(tmp_path, monkeypatch):
+    """What is written is a copy: the state may be donated as soon as `save` returns."""
+    gate, rename = threading.Event(), os.rename
+
+    def held_back(source, target):
+        assert pathlib.Path(target).name != "7" or gate.wait(20)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", held_back)
+    before = np.arange(2**20, dtype=np.float32)
+    state = TrainState(jnp.int32(7), {"w": jnp.asarray(before)}, {"m": jnp.asarray(before + 1)})
+    saved = checkpoints.Checkpoints(tmp_path, checkpoints.Checkpointing())
+    saved.save(7, state, {})
+    donating = jax.jit(lambda old: jax.tree.map(lambda x: x * 0 - 1, old), donate_argnums=0)
+    after = jax.block_until_ready(donating(state))
+    assert state.params["w"].is_deleted(), "else nothing was overwritten"
+    assert checkpoints.latest_step(tmp_path) is None, "it was waited for"
+    gate.set()
+    saved.close()
+    assert (after.params["w"] == -1).all()
+    folder = tmp_path / "checkpoints" / "7"
+    np.testing.assert_array_equal(checkpoints.read_leaf(folder, "w"), before)

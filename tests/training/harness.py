@@ -106,7 +106,7 @@ def run(
         if mesh is not None:
             stack.enter_context(partitioning.on(mesh))
             shardings = tree.unflatten(partitioning.parameter_shardings(shapes, mesh))
-            partitioning.check_batch(rows, mesh, field="batch_size")
+            parts.check_batch(rows, partitioning.micro_batches, mesh, field="batch_size")
             chosen = parts.local_rows(rows, mesh)
             inputs = parts.global_batch({k: v[chosen] for k, v in batch.items()}, rows, mesh)
         init = functools.partial(init_params, model.config, 0)

@@ -124,10 +124,14 @@ def test_the_same_stage_on_another_mesh_gives_the_same_validation_loss(tmp_path)
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
 
 
-def test_a_stage_that_thaws_by_layers_goes_on_bit_for_bit_from_any_step(tmp_path):
+def test_phases_of_other_layers_and_micro_batches_go_on_bit_for_bit_from_any_step(tmp_path):
     below = ("token_embedding", "encoder/embedding")
     job = training(
-        phases=[Phase(2, (*below, "encoder")), Phase(2, below, frozen_encoder_layers=1), Phase(2)],
+        phases=[
+            Phase(2, (*below, "encoder")),
+            Phase(2, below, frozen_encoder_layers=1, micro_batches=2),
+            Phase(2),
+        ],
         checkpointing=checkpoints.Checkpointing(every=1, keep=10),
         log_every=6,
         validate_every=6,

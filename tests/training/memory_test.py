@@ -74,7 +74,7 @@ def test_known_kinds_are_what_real_arrays_take(axes):
 def test_logits_are_those_of_one_tile_and_their_gradient():
     stage = training(data=4, tensor=2, micro_batches=3)
     mesh = stage.partitioning.mesh()
-    assert memory.micro_batch(stage, mesh) == 4
+    assert memory.micro_batch(stage, stage.spans[2], mesh) == 4
     needed = memory.of_step(stage, stage.spans[2], mesh)
     assert needed.logits == 2 * 4 * (4 * 8 * 64 // 2)
 
@@ -99,9 +99,9 @@ def test_the_total_is_what_the_program_takes():
 
 def test_more_examples_at_one_time_take_more():
     stage = training(data=1)
-    mesh = stage.partitioning.mesh(jax.devices()[:1])
+    mesh, last = stage.partitioning.mesh(jax.devices()[:1]), stage.spans[2]
     few, many = (
-        memory.of_step(memory.with_micro_batch(stage, mesh, size), stage.spans[2], mesh)
+        memory.of_step(memory.with_micro_batch(stage, last, mesh, size), last, mesh)
         for size in (2, 16)
     )
     assert many.logits == 8 * few.logits
@@ -126,8 +126,8 @@ def test_the_search_finds_what_trying_everything_finds(
     mesh = stage.partitioning.mesh(jax.devices()[:1])
     tried = []
 
-    def of_step(candidate, *_):
-        tried.append(size := memory.micro_batch(candidate, mesh))
+    def of_step(candidate, span, mesh):
+        tried.append(size := memory.micro_batch(candidate, span, mesh))
         if size > refused_above:
             raise memory.TooLarge("Used 2G of 1G hbm")
         return memory.Memory(0, 0, 0, 0, needs(size))
@@ -174,6 +174,17 @@ def test_other_errors_of_the_compiler_are_not_taken_for_too_little_memory(monkey
 def test_another_micro_batch_changes_nothing_else():
     stage = training(data=4, fsdp=2, micro_batches=2)
     mesh = stage.partitioning.mesh()
-    other = memory.with_micro_batch(stage, mesh, 2)
-    assert other.partitioning.micro_batches == 3
-    assert dataclasses.replace(other, partitioning=stage.partitioning) == stage
+    other = memory.with_micro_batch(stage, stage.spans[1], mesh, 2)
+    assert [other.micro_batches(span) for span in other.spans] == [2, 3, 2]
+    assert dataclasses.replace(other, phases=stage.phases) == stage
+
+
+def test_a_phase_with_micro_batches_of_its_own_is_measured_with_them():
+    stage = training(data=4, micro_batches=2, fsdp=2)
+    phases = [dataclasses.replace(stage.phases[0], micro_batches=1), *stage.phases[1:]]
+    own = dataclasses.replace(stage, phases=phases)
+    mesh = stage.partitioning.mesh()
+    assert [memory.micro_batch(own, span, mesh) for span in own.spans] == [6, 3, 3]
+    ours, theirs = (memory.of_step(each, each.spans[0], mesh) for each in (own, stage))
+    assert ours.logits == 2 * theirs.logits
+    assert ours.activations > theirs.activations

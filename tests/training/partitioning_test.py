@@ -44,12 +44,11 @@ def test_axes_below_one_are_refused_by_name(field: str, value: int) -> None:
 
 @pytest.mark.parametrize(("size", "nearest"), [(0, 16), (8, 16), (24, 32), (17, 16), (65, 64)])
 def test_an_indivisible_batch_is_refused_with_the_nearest_good_one(size: int, nearest: int) -> None:
-    partitioning = Partitioning(data=2, fsdp=4, micro_batches=2)
-    mesh = partitioning.mesh()
+    mesh = Partitioning(data=2, fsdp=4).mesh()
     with pytest.raises(UserError, match=rf"2 x 2 x 4 = 16, e\.g\. {nearest}$") as caught:
-        partitioning.check_batch(size, mesh, field="Stage.batch_size")
+        parts.check_batch(size, 2, mesh, field="Stage.batch_size")
     assert (caught.value.field, caught.value.value) == ("Stage.batch_size", size)
-    partitioning.check_batch(nearest, mesh, field="Stage.batch_size")
+    parts.check_batch(nearest, 2, mesh, field="Stage.batch_size")
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,7 @@ def test_phases_that_cannot_be_are_refused(phases: list[Phase], field: str, word
     ("arguments", "field"),
     [
         ({"steps": 0}, "Phase.steps"),
+        ({"steps": 1, "micro_batches": -1}, "Phase.micro_batches"),
         ({"steps": 3, "freeze": "encoder"}, "Phase.freeze"),
         ({"steps": 3, "frozen_encoder_layers": -1}, "Phase.frozen_encoder_layers"),
     ],
