@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from seqrecipes.errors import UserError
 from seqrecipes.models.config import ModelConfig
+from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.layers import (
     Array,
-    Dropout,
     TransformerStack,
     constrain_hidden,
     kernel_init,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
+from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.fused_attention import Mix, dot_scores, layer_scores, mix_layers
 
 Array = jax.Array
@@ -41,28 +42,6 @@ def constrain_hidden(x: Array) -> Array:
     """Names the axes of states [..., B, T, D], for the mesh in use (none: no effect)."""
     layers = (None,) * (x.ndim - 3)
     return nn.with_logical_constraint(x, (*layers, "batch", "length", "hidden"))
-
-
-class Dropout(nn.Module):
-    """Dropout whose mask is a function of (step key, module, example), not of the batch's layout.
-
-    Every example draws from a key of its own. Splitting a batch into micro-batches or spreading it
-    over another mesh therefore changes no mask.
-
-    Attributes:
-      rate: probability that an element becomes zero.
-    """
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Array, example_ids_B: Array | None) -> Array:
-        """Drops elements of x [B, ...]; the identity if `example_ids_B` is None or the rate 0."""
-        if example_ids_B is None or self.rate == 0.0:
-            return x
-        keys_B = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), example_ids_B)
-        keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys_B)
-        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
 
 
 class Attention(nn.Module):

@@ -14,7 +14,7 @@ import pytest
 from seqrecipes import tree
 from seqrecipes.errors import UserError
 from seqrecipes.models import build
-from seqrecipes.models.layers import Dropout, TransformerLayer, TransformerStack, layer_norm
+from seqrecipes.models.layers import TransformerLayer, TransformerStack, layer_norm
 from seqrecipes.training.step import loss_sums
 from tests.models import oracle, tiny
 
@@ -86,44 +86,6 @@ def test_layer_norm_of_bfloat16_computes_in_float32() -> None:
     expected = oracle.layer_norm(x.astype(np.float64), params, config.norm_epsilon)
     # Half a unit in the last place of bfloat16, up to values of 4.
     np.testing.assert_allclose(np.asarray(output, np.float64), expected, rtol=0, atol=2**-7)
-
-
-def drop(rate: float, x: Any, ids: Any, seed: int = 0) -> np.ndarray:
-    key = jax.random.key(seed)
-    return np.asarray(Dropout(rate).apply({}, x, ids, rngs={"dropout": key}))
-
-
-def test_dropout_rate_and_scale() -> None:
-    output = drop(0.3, jnp.ones((64, 32, 64)), jnp.arange(64))
-    kept = output != 0
-    np.testing.assert_allclose(output[kept], 1 / 0.7, rtol=1e-6)
-    deviation = np.sqrt(0.3 * 0.7 / output.size)
-    assert abs(kept.mean() - 0.7) < 5 * deviation
-    # No position is dropped more often than chance allows.
-    assert np.abs(kept.mean(axis=0) - 0.7).max() < 6 * np.sqrt(0.3 * 0.7 / 64)
-
-
-def test_dropout_follows_examples_not_rows() -> None:
-    x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4, 8)), jnp.float32)
-    order = np.array([3, 0, 5, 1, 4, 2])
-    expected = drop(0.5, x, jnp.arange(6))
-    np.testing.assert_array_equal(drop(0.5, x[order], jnp.asarray(order)), expected[order])
-    np.testing.assert_array_equal(drop(0.5, x[2:4], jnp.arange(2, 4)), expected[2:4])
-    masks = expected != 0
-    for one in range(6):
-        for two in range(one):
-            assert np.any(masks[one] != masks[two])
-
-
-def test_dropout_differs_between_keys() -> None:
-    x = jnp.ones((2, 4, 8))
-    assert np.any(drop(0.5, x, jnp.arange(2)) != drop(0.5, x, jnp.arange(2), seed=1))
-
-
-@pytest.mark.parametrize(("rate", "ids"), [(0.5, None), (0.0, np.arange(2))])
-def test_dropout_is_the_identity_without_examples_or_rate(rate: float, ids: Any) -> None:
-    x = np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
-    np.testing.assert_array_equal(Dropout(rate).apply({}, x, ids), x)
 
 
 def test_dropout_differs_between_layers_and_between_sublayers() -> None:
