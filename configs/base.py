@@ -45,6 +45,7 @@ def base(size: str, encoder_layers: dict[str, int], decoder_layers: dict[str, in
             "attention_dropout": 0.1,
             "initializer_range": 0.02,
             "pad_id": 1,
+            "attention": "auto",
             "remat": "none",
         }
     )

@@ -310,7 +310,8 @@ def _stage(stage: Mapping[str, Any], sequence_length: int, stop: int | None) -> 
             phases.append(dataclasses.replace(phase, steps=steps))
         start += phase.steps
     model = ModelConfig.from_dict(
-        {"scan_layers": True, "remat": "none"} | stage["model"], field=stage["name"]
+        {"attention": "auto", "scan_layers": True, "remat": "none"} | stage["model"],
+        field=stage["name"],
     )
     tokens = stage["batch_size"] * sequence_length
     steps = sum(phase.steps for phase in phases)

@@ -28,7 +28,7 @@ def identity(
     """What decides the numbers that come out.
 
     Left out is what changes speed, memory, or what is shown: the mesh, micro-batches,
-    checkpointing, reports, rematerialisation and scanning.
+    checkpointing, reports, rematerialisation, scanning and the implementation of attention.
 
     Args:
       recipe: as written.
@@ -40,7 +40,7 @@ def identity(
     for one in resolved:
         written = dataclasses.asdict(one.stage)
         model = one.training.model.config.to_dict()
-        for name in ("scan_layers", "remat"):
+        for name in ("attention", "scan_layers", "remat"):
             model.pop(name)
         written.pop("model_overrides")
         for phase in written["phases"]:

@@ -169,6 +169,7 @@ FREE = (
     "dropout",
     "attention_dropout",
     "initializer_range",
+    "attention",
     "dtype",
     "scan_layers",
     "remat",

@@ -17,9 +17,10 @@ from typing import Any
 from seqrecipes.errors import UserError
 
 _CHOICES = {
+    "attention": ("auto", "xla", "cudnn", "tpu"),
     "attention_fusion": ("none", "shared", "per_layer", "decoder_states"),
     "norm": ("pre", "post"),
-    "remat": ("none", "dots", "full"),
+    "remat": ("none", "dots", "context", "full"),
     "dtype": ("float32", "bfloat16", "float64"),
 }
 _COUNTS = (
@@ -58,11 +59,14 @@ class ModelConfig:
       attention_dropout: rate on attention weights.
       initializer_range: standard deviation of every matrix and table at initialisation.
       pad_id: token id that attention and losses ignore.
+      attention: how attention is computed: plainly ('xla'), by a fused kernel of a platform
+        ('cudnn', 'tpu'; see `models.attention`), or by that of the devices in use wherever it is
+        exact ('auto').
       dtype: type of activations and matrix products; parameters are float32 always.
       scan_layers: compile one layer and loop over it; otherwise the loop is unrolled. The
         parameters are the same stacked arrays in both cases.
       remat: what the backward pass recomputes: nothing ('none'), all but matrix products ('dots'),
-        or each whole layer ('full').
+        all but those and attention ('context'), or each whole layer ('full').
     """
 
     vocab_size: int
@@ -81,6 +85,7 @@ class ModelConfig:
     attention_dropout: float
     initializer_range: float
     pad_id: int
+    attention: str
     dtype: str
     scan_layers: bool
     remat: str
@@ -108,6 +113,17 @@ class ModelConfig:
             raise UserError(
                 "num_heads", self.num_heads, f"must divide hidden_size = {self.hidden_size}"
             )
+        if self.attention in ("cudnn", "tpu"):
+            obstacle = kernel_obstacle(
+                self.attention, self.dtype, self.head_size, self.attention_dropout > 0
+            )
+            if self.attention_fusion == "decoder_states":
+                obstacle = (
+                    "weighs no layers of the encoder, as attention_fusion = 'decoder_states' does: "
+                    "set attention to 'auto', which takes it for self-attention alone"
+                )
+            if obstacle:
+                raise UserError("attention", self.attention, obstacle)
 
     @property
     def head_size(self) -> int:
@@ -131,6 +147,32 @@ class ModelConfig:
                 field, differing, "another version wrote this model; these fields are not in both"
             )
         return cls(**values)
+
+
+def kernel_obstacle(kernel: str, dtype: str, head_size: int, dropping: bool) -> str | None:
+    """Why 'cudnn' or 'tpu' cannot compute such an attention exactly, and what to do; None: it can.
+
+    Args:
+      kernel: 'cudnn' or 'tpu'.
+      dtype: of queries, keys and values.
+      head_size: width of a head.
+      dropping: weights are dropped. cuDNN's dropout has its seed in the compiled program, so that
+        every step would drop the same ones; the TPU kernel has none.
+    """
+    if dropping:
+        return (
+            "does not drop attention weights, only 'xla' does so exactly: set attention_dropout "
+            "to 0 or attention to 'xla'"
+        )
+    types = ("bfloat16",) if kernel == "cudnn" else ("bfloat16", "float32")
+    if dtype not in types:
+        return f"takes {' or '.join(types)}, not {dtype}: set dtype, or attention to 'xla'"
+    if kernel == "cudnn" and (head_size % 8 or head_size > 128):
+        return (
+            f"takes heads of a multiple of 8 up to 128, not of {head_size}: set num_heads, or "
+            "attention to 'xla'"
+        )
+    return None
 
 
 def load(

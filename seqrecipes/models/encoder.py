@@ -73,7 +73,7 @@ class Encoder(nn.Module):
     def __call__(
         self,
         tokens_BxSxD: Array,
-        mask_Bx1x1xS: Array,
+        lengths_B: Array,
         example_ids_B: Array | None,
         *,
         every_layer: bool = False,
@@ -83,14 +83,20 @@ class Encoder(nn.Module):
 
         With `every_layer` the states of all layers [L, B, S, D], each after that same LayerNorm;
         the embeddings themselves are not among them. The lowest `frozen_layers` have no gradient.
+        `lengths_B` is as `real_lengths` gives it.
         """
         c = self.config
         x_BxSxD = Embedder(c, name="embedding")(tokens_BxSxD, example_ids_B)
         return TransformerStack(c, c.encoder_layers, every_layer, name="stack")(
-            x_BxSxD, mask_Bx1x1xS, None, None, example_ids_B, frozen_layers=frozen_layers
+            x_BxSxD, lengths_B, None, None, example_ids_B, frozen_layers=frozen_layers
         )
 
 
-def padding_mask(tokens_BxS: Array, pad_id: int) -> Array:
-    """True where a key may be attended to: [B, 1, 1, S]."""
-    return (tokens_BxS != pad_id)[:, None, None, :]
+def real_lengths(tokens_BxS: Array, pad_id: int) -> Array:
+    """The number of tokens of each example that are no padding: int32[B].
+
+    As many from the first on may be attended to, which takes for granted that padding stands at the
+    right. In every batch of a stream it does: a row is padding until the ids of an example, none of
+    which is padding, are written over its start.
+    """
+    return jnp.sum(tokens_BxS != pad_id, axis=1, dtype=jnp.int32)

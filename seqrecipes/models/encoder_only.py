@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
-from seqrecipes.models.encoder import Encoder, TokenTable, padding_mask
+from seqrecipes.models.encoder import Encoder, TokenTable, real_lengths
 from seqrecipes.models.layers import Array, kernel_init, layer_norm
 from seqrecipes.models.projection import Projection
 
@@ -60,7 +60,7 @@ class EncoderOnly(nn.Module):
         """Contextual states [B, S, D] of token ids."""
         return self.encoder(
             self.token_embedding(tokens_BxS),
-            padding_mask(tokens_BxS, self.config.pad_id),
+            real_lengths(tokens_BxS, self.config.pad_id),
             example_ids_B,
             frozen_layers=frozen_layers,
         )

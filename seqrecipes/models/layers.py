@@ -6,6 +6,7 @@ size, H heads, K head size, L layers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +14,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from seqrecipes.models.attention import attend, saves_context, weigh
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.dropout import Dropout
-from seqrecipes.models.fused_attention import Mix, dot_scores, layer_scores, mix_layers
+from seqrecipes.models.fused_attention import Mix, layer_scores, mix_layers
 
 Array = jax.Array
 
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 _REMAT = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": _DOTS,
+    "context": jax.checkpoint_policies.save_from_both_policies(_DOTS, saves_context),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
@@ -45,19 +49,25 @@ def constrain_hidden(x: Array) -> Array:
 
 
 class Attention(nn.Module):
-    """Multi-head attention with biases everywhere; the softmax is computed in float32."""
+    """Multi-head attention with biases everywhere; the softmax is computed in float32.
+
+    Attributes:
+      config: the model's.
+      causal: position t of x attends to positions 0 to t of the memory only.
+    """
 
     config: ModelConfig
+    causal: bool = False
 
     @nn.compact
     def __call__(
         self,
         x_BxTxD: Array,
         memory: Array,
-        mask_Bx1xTxS: Array | None,
+        lengths_B: Array | None,
         example_ids_B: Array | None,
     ) -> Array:
-        """Attends from x to memory [B, T, D] where the mask (None: all) is True.
+        """Attends from x to the first tokens of memory (None: to all): [B, T, D].
 
         The memory is [B, S, D], or [L, B, S, D] for a fusion by the queries (`fused_attention`).
         """
@@ -71,19 +81,23 @@ class Attention(nn.Module):
         def constrain(y: Array) -> Array:
             return nn.with_logical_constraint(y, ("batch", "length", "heads", "head"))
 
-        def weigh(scores_BxHxTxS: Array) -> Array:
-            if mask_Bx1xTxS is not None:
-                lowest = jnp.finfo(scores_BxHxTxS.dtype).min
-                scores_BxHxTxS = jnp.where(mask_Bx1xTxS, scores_BxHxTxS, lowest)
-            weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS).astype(c.dtype)
-            return Dropout(c.attention_dropout, name="dropout")(weights_BxHxTxS, example_ids_B)
-
+        drop = None
+        if example_ids_B is not None and c.attention_dropout:
+            dropout = Dropout(c.attention_dropout, name="dropout")
+            drop = functools.partial(dropout, example_ids_B=example_ids_B)
         query_BxTxHxK = constrain(linear("query")(x_BxTxD)) * c.head_size**-0.5
         key, value = linear("key"), linear("value")
         if memory.ndim == 3:
-            key_BxSxHxK, value_BxSxHxK = constrain(key(memory)), constrain(value(memory))
-            weights_BxHxTxS = weigh(dot_scores(query_BxTxHxK, key_BxSxHxK))
-            mixed_BxTxHxK = jnp.einsum("bhts,bshk->bthk", weights_BxHxTxS, value_BxSxHxK)
+            mixed_BxTxHxK = attend(
+                query_BxTxHxK,
+                constrain(key(memory)),
+                constrain(value(memory)),
+                lengths_B=lengths_B,
+                causal=self.causal,
+                # Parameters are initialised on whatever devices there are.
+                implementation="xla" if self.is_initializing() else c.attention,
+                drop=drop,
+            )
         else:
             # Loops over layers take functions of parameters, not modules.
             bare = key.clone(parent=None, name=None)
@@ -97,7 +111,8 @@ class Attention(nn.Module):
                     module(memory[0])
             keys, values = key.variables["params"], value.variables["params"]
             scores_BxHxTxS, log_totals = layer_scores(project, query_BxTxHxK, keys, memory)
-            mix = Mix(query_BxTxHxK, keys, values, weigh(scores_BxHxTxS), log_totals)
+            weights_BxHxTxS = weigh(scores_BxHxTxS, lengths_B, self.causal, c.dtype, drop)
+            mix = Mix(query_BxTxHxK, keys, values, weights_BxHxTxS, log_totals)
             mixed_BxTxHxK = mix_layers(project, mix, memory)
         return nn.DenseGeneral(
             c.hidden_size, axis=(-2, -1), dtype=c.dtype, kernel_init=kernel_init(c), name="output"
@@ -172,21 +187,25 @@ class TransformerLayer(nn.Module):
     Attributes:
       config: the model's.
       every_layer: a loop over layers stacks the output of each.
+      causal: self-attention does not see what comes after a position.
     """
 
     config: ModelConfig
     every_layer: bool = False
+    causal: bool = False
 
     @nn.compact
     def __call__(
         self,
         x_BxTxD: Array,
-        self_mask: Array,
+        lengths_B: Array | None,
         memory: Array | None,
-        memory_mask: Array | None,
+        memory_lengths_B: Array | None,
         example_ids_B: Array | None,
     ) -> tuple[Array, Array | None]:
         """One layer; the memory is [B, S, D], or [L, B, S, D] for a fusion inside the layer.
+
+        Lengths int32[B] say how many tokens of x and of the memory may be attended to, None all.
 
         Returns:
           The carry and the output of a scan over layers: x, and x again or None.
@@ -202,16 +221,18 @@ class TransformerLayer(nn.Module):
                 x = norm(x + drop(function(x), example_ids_B))
             return constrain_hidden(x)
 
-        attend = Attention(c, name="self_attention")
+        inner = Attention(c, self.causal, name="self_attention")
         x_BxTxD = sublayer(
-            "self_attention", x_BxTxD, lambda x: attend(x, x, self_mask, example_ids_B)
+            "self_attention", x_BxTxD, lambda x: inner(x, x, lengths_B, example_ids_B)
         )
         if memory is not None:
             if c.attention_fusion == "per_layer":
                 memory = AttentionFusion(c, in_loop=c.scan_layers, name="fusion")(memory)
             cross = Attention(c, name="cross_attention")
             x_BxTxD = sublayer(
-                "cross_attention", x_BxTxD, lambda x: cross(x, memory, memory_mask, example_ids_B)
+                "cross_attention",
+                x_BxTxD,
+                lambda x: cross(x, memory, memory_lengths_B, example_ids_B),
             )
         x_BxTxD = sublayer("mlp", x_BxTxD, FeedForward(c, name="mlp"))
         return x_BxTxD, x_BxTxD if self.every_layer else None
@@ -226,19 +247,21 @@ class TransformerStack(nn.Module):
       config: the model's.
       num_layers: depth.
       every_layer: give the output of every layer, each after the final LayerNorm if pre-LN.
+      causal: self-attention does not see what comes after a position.
     """
 
     config: ModelConfig
     num_layers: int
     every_layer: bool = False
+    causal: bool = False
 
     @nn.compact
     def __call__(
         self,
         x_BxTxD: Array,
-        self_mask: Array,
+        lengths_B: Array | None,
         memory: Array | None,
-        memory_mask: Array | None,
+        memory_lengths_B: Array | None,
         example_ids_B: Array | None,
         *,
         frozen_layers: int = 0,
@@ -248,7 +271,7 @@ class TransformerStack(nn.Module):
         The gradient of the lowest `frozen_layers` is 0 and is not computed, as long as x has none;
         with any, the layers have other dropout masks than with none.
         """
-        c, inputs = self.config, (self_mask, memory, memory_mask, example_ids_B)
+        c, inputs = self.config, (lengths_B, memory, memory_lengths_B, example_ids_B)
         layer = TransformerLayer
         if c.remat != "none":
             layer = nn.remat(layer, policy=_REMAT[c.remat], prevent_cse=not c.scan_layers)
@@ -271,12 +294,12 @@ class TransformerStack(nn.Module):
             x, states = x_BxTxD, []
             for part, length in ((lower, frozen_layers), (upper, self.num_layers - frozen_layers)):
                 rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else None
-                layers = loop(length)(c, self.every_layer, parent=None)
+                layers = loop(length)(c, self.every_layer, self.causal, parent=None)
                 x, of_part = layers.apply({"params": part}, x, *inputs, rngs=rngs)
                 states.append(of_part)
             states_LxBxTxD = jnp.concatenate(states) if self.every_layer else None
         else:
-            layers = loop(self.num_layers)(c, self.every_layer, name="layers")
+            layers = loop(self.num_layers)(c, self.every_layer, self.causal, name="layers")
             x, states_LxBxTxD = layers(x_BxTxD, *inputs)
         if states_LxBxTxD is not None:
             x = constrain_hidden(states_LxBxTxD)

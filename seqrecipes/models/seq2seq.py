@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
-from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, padding_mask
+from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, real_lengths
 from seqrecipes.models.layers import Array, AttentionFusion, TransformerStack
 from seqrecipes.models.projection import Projection
 
@@ -29,7 +28,7 @@ class Decoder(nn.Module):
         self,
         tokens_BxTxD: Array,
         memory: Array,
-        memory_mask_Bx1x1xS: Array,
+        memory_lengths_B: Array,
         example_ids_B: Array | None,
     ) -> Array:
         """Token embeddings to states [B, T, D] that predict the next token.
@@ -37,16 +36,15 @@ class Decoder(nn.Module):
         Args:
           tokens_BxTxD: token embeddings.
           memory: as `Seq2Seq.encode` gives it.
-          memory_mask_Bx1x1xS: True where a source token may be attended to.
+          memory_lengths_B: how many source tokens may be attended to, as `real_lengths` has it.
           example_ids_B: identity of each example for its dropout; None computes without dropout.
         """
-        c, length = self.config, tokens_BxTxD.shape[1]
+        c = self.config
         if c.attention_fusion == "shared":
             memory = AttentionFusion(c, in_loop=False, name="fusion")(memory)
-        causal_1x1xTxT = jnp.tril(jnp.ones((1, 1, length, length), bool))
         x_BxTxD = Embedder(c, name="embedding")(tokens_BxTxD, example_ids_B)
-        return TransformerStack(c, c.decoder_layers, name="stack")(
-            x_BxTxD, causal_1x1xTxT, memory, memory_mask_Bx1x1xS, example_ids_B
+        return TransformerStack(c, c.decoder_layers, causal=True, name="stack")(
+            x_BxTxD, None, memory, memory_lengths_B, example_ids_B
         )
 
 
@@ -55,7 +53,7 @@ class Seq2Seq(nn.Module):
 
     Features of a batch: `encoder_input_tokens` [B, S], `decoder_input_tokens` [B, T] (the targets
     shifted right by one) and `decoder_target_tokens` [B, T], where padding is no target. Padding
-    stands at the right, so that the causal mask alone keeps it from every real position.
+    stands at the right, so that causality alone keeps it from every real position.
     """
 
     config: ModelConfig
@@ -81,7 +79,7 @@ class Seq2Seq(nn.Module):
         """
         return self.encoder(
             self.token_embedding(tokens_BxS),
-            padding_mask(tokens_BxS, self.config.pad_id),
+            real_lengths(tokens_BxS, self.config.pad_id),
             example_ids_B,
             every_layer=self.config.attention_fusion != "none",
             frozen_layers=frozen_layers,
@@ -111,7 +109,7 @@ class Seq2Seq(nn.Module):
                 example_ids_B if encoder_dropout else None,
                 frozen_layers=frozen_encoder_layers,
             ),
-            padding_mask(source_BxS, self.config.pad_id),
+            real_lengths(source_BxS, self.config.pad_id),
             example_ids_B,
         )
 

@@ -12,7 +12,7 @@ from seqrecipes import models, tree
 from seqrecipes.conversion.hf.export import export
 from seqrecipes.data import pieces
 from seqrecipes.models import ModelConfig
-from seqrecipes.models.encoder import Embedder, padding_mask
+from seqrecipes.models.encoder import Embedder, real_lengths
 from seqrecipes.models.layers import TransformerStack
 from tests.models import tiny
 
@@ -73,19 +73,17 @@ def states(
 ) -> dict[str, list[np.ndarray]]:
     """{stack: embeddings, then every layer's output, after the last LayerNorm if pre-LN}."""
     table = params["token_embedding"]["embedding"]
-    mask = padding_mask(jnp.asarray(source), config.pad_id)
+    lengths = real_lengths(jnp.asarray(source), config.pad_id)
 
     def run(side: str, tokens: np.ndarray, layers: int, *arguments: Any) -> list[np.ndarray]:
         x = Embedder(config).apply({"params": params[side]["embedding"]}, table[tokens], None)
-        every = TransformerStack(config, layers, every_layer=True).apply(
+        every = TransformerStack(config, layers, every_layer=True, causal=side == "decoder").apply(
             {"params": params[side]["stack"]}, x, *arguments, None
         )
         return [np.asarray(x), *np.asarray(every)]
 
-    found = {"encoder": run("encoder", source, config.encoder_layers, mask, None, None)}
+    found = {"encoder": run("encoder", source, config.encoder_layers, lengths, None, None)}
     if target is not None:
-        causal = jnp.tril(jnp.ones((1, 1, target.shape[1], target.shape[1]), bool))
-        found["decoder"] = run(
-            "decoder", target, config.decoder_layers, causal, found["encoder"][-1], mask
-        )
+        memory = found["encoder"][-1]
+        found["decoder"] = run("decoder", target, config.decoder_layers, None, memory, lengths)
     return found

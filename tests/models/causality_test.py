@@ -11,7 +11,7 @@ import pytest
 
 from seqrecipes import tree
 from seqrecipes.models import Model, Seq2Seq, build
-from seqrecipes.models.encoder import padding_mask
+from seqrecipes.models.encoder import real_lengths
 from seqrecipes.training.step import loss_sums
 from tests.models import tiny
 
@@ -38,11 +38,11 @@ def test_decoder_logits_have_exactly_no_gradient_from_later_inputs(norm: str, fu
     params = tiny.random_params(model, dtype="float32")
     batch = tiny.batch(config, rows=1)
     memory: Any = model.apply({"params": params}, batch["encoder_input_tokens"], method="encode")
-    mask = padding_mask(batch["encoder_input_tokens"], tiny.PAD)
+    lengths = real_lengths(batch["encoder_input_tokens"], tiny.PAD)
 
     def logits_of(embeddings_TxD: jax.Array) -> jax.Array:
         def decode(m: Seq2Seq, x: jax.Array) -> jax.Array:
-            return m.logits(m.decoder(x, memory, mask, None))
+            return m.logits(m.decoder(x, memory, lengths, None))
 
         return model.apply({"params": params}, embeddings_TxD[None], method=decode)[0]
 
@@ -86,11 +86,13 @@ def test_encoder_looks_both_ways_but_never_at_padding() -> None:
     model = build(config)
     params = tiny.random_params(model, dtype="float32")
     tokens = jnp.array([[4, 9, 5, 8, tiny.PAD, tiny.PAD]])
-    mask = padding_mask(tokens, tiny.PAD)
+    lengths = real_lengths(tokens, tiny.PAD)
 
     def states_of(embeddings_SxD: jax.Array) -> jax.Array:
         return model.apply(
-            {"params": params}, embeddings_SxD[None], method=lambda m, x: m.encoder(x, mask, None)
+            {"params": params},
+            embeddings_SxD[None],
+            method=lambda m, x: m.encoder(x, lengths, None),
         )[0]
 
     norms = jacobian_norms(

@@ -119,6 +119,7 @@ def test_fusion_needs_a_decoder() -> None:
     [
         ("norm", "middle"),
         ("remat", "some"),
+        ("attention", "flash"),
         ("dtype", "float16"),
         ("dropout", 1.0),
         ("attention_dropout", -0.1),

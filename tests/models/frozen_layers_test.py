@@ -41,9 +41,7 @@ def stack_of_two(dropout: float) -> tuple[TransformerStack, dict[str, Any]]:
     """Two layers of which each adds 1 to every element, and the stack's final LayerNorm."""
     stack = TransformerStack(tiny.config(dropout=dropout), 2)
     x = jnp.zeros((1, 1, 16))
-    shapes = jax.eval_shape(
-        lambda: stack.init(jax.random.key(0), x, jnp.ones((1, 1, 1, 1), bool), None, None, None)
-    )
+    shapes = jax.eval_shape(lambda: stack.init(jax.random.key(0), x, None, None, None, None))
     values = {path: np.zeros(x.shape, np.float32) for path, x in tree.flatten(shapes).items()}
     values["params/final_norm/scale"] += 1
     values["params/layers/mlp/output/bias"] += 1
@@ -57,7 +55,7 @@ def test_each_layer_has_dropout_of_its_own(frozen: int) -> None:
     states = stack.apply(
         variables,
         jnp.zeros((rows, 1, width)),
-        jnp.ones((rows, 1, 1, 1), bool),
+        None,
         None,
         None,
         jnp.arange(rows),

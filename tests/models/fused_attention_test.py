@@ -14,7 +14,7 @@ import pytest
 
 from seqrecipes import tree
 from seqrecipes.models import Seq2Seq, build
-from seqrecipes.models.encoder import padding_mask
+from seqrecipes.models.encoder import real_lengths
 from seqrecipes.models.fused_attention import Mix, dot_scores, layer_scores, mix_layers
 from seqrecipes.models.layers import Attention
 from tests.models import oracle, tiny
@@ -105,9 +105,9 @@ def cross_attention(memory: Any, params: Any, **overrides: Any) -> tuple[Any, An
     """What three positions read of a memory with padding; the positions, and what is allowed."""
     config = tiny.config(**overrides)
     x = np.random.default_rng(2).standard_normal((2, 3, 16)).astype(np.float32)
+    lengths = jnp.asarray([7, 4])
     allowed = np.arange(7) < np.array([7, 4])[:, None]
-    mask = jnp.asarray(allowed)[:, None, None, :]
-    return Attention(config).apply({"params": params}, x, memory, mask, None), x, allowed
+    return Attention(config).apply({"params": params}, x, memory, lengths, None), x, allowed
 
 
 def attention_params(seed: int = 3) -> dict[str, Any]:
@@ -199,16 +199,16 @@ def shapes_in(jaxpr: Any) -> Iterator[tuple[int, ...]]:
             yield from shapes_in(inner)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "context", "full"])
 def test_keys_values_and_scores_of_all_layers_never_exist_together(remat: str) -> None:
     config = tiny.config(**SIZES, attention_fusion="decoder_states", remat=remat)
     model = build(config)
     batch = tiny.batch(config, ROWS, source=SOURCE, target=TARGET)
-    mask = padding_mask(batch["encoder_input_tokens"], tiny.PAD)
+    lengths = real_lengths(batch["encoder_input_tokens"], tiny.PAD)
 
     def decode(params: Any, states: Any) -> Any:
         def logits(m: Seq2Seq, tokens: Any) -> Any:
-            return m.logits(m.decoder(m.token_embedding(tokens), states, mask, None)).sum()
+            return m.logits(m.decoder(m.token_embedding(tokens), states, lengths, None)).sum()
 
         return model.apply({"params": params}, batch["decoder_input_tokens"], method=logits)
 

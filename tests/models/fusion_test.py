@@ -13,7 +13,7 @@ import pytest
 from seqrecipes import tree
 from seqrecipes.models import Seq2Seq, build
 from seqrecipes.models.axes import PARAMETER_AXES
-from seqrecipes.models.encoder import padding_mask
+from seqrecipes.models.encoder import real_lengths
 from seqrecipes.models.layers import fuse_layers, layer_weights
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
@@ -146,7 +146,7 @@ def test_states_of_all_layers_are_stacked_only_for_fusion(fusion: str) -> None:
     assert jax.eval_shape(encode, variables, tokens).shape == shape
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", ["none", "dots", "context", "full"])
 @pytest.mark.parametrize("scan_layers", [True, False])
 @pytest.mark.parametrize("fusion", [*FUSIONS, "decoder_states"])
 def test_the_backward_pass_keeps_the_encoders_states_once(
@@ -155,11 +155,11 @@ def test_the_backward_pass_keeps_the_encoders_states_once(
     config = tiny.config(**SIZES, attention_fusion=fusion, scan_layers=scan_layers, remat=remat)
     model = build(config)
     batch = tiny.batch(config, ROWS, source=SOURCE, target=TARGET)
-    mask = padding_mask(batch["encoder_input_tokens"], tiny.PAD)
+    lengths = real_lengths(batch["encoder_input_tokens"], tiny.PAD)
 
     def decode(params: Any, states: Any) -> Any:
         def logits(m: Seq2Seq, tokens: Any) -> Any:
-            return m.logits(m.decoder(m.token_embedding(tokens), states, mask, None))
+            return m.logits(m.decoder(m.token_embedding(tokens), states, lengths, None))
 
         return model.apply({"params": params}, batch["decoder_input_tokens"], method=logits)
 

@@ -37,8 +37,7 @@ def test_zero_sublayers_leave_the_residual_or_its_layer_norm(norm: str) -> None:
     config = tiny.config(norm=norm)
     layer = TransformerLayer(config)
     x = np.random.default_rng(1).standard_normal((2, 5, 16)).astype(np.float32)
-    mask = jnp.ones((1, 1, 1, 5), bool)
-    inputs = (x, mask, x[:, ::-1], mask, None)
+    inputs = (x, None, x[:, ::-1], None, None)
     leaves = random_like(jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"])
     zeroed = [path for path, leaf in leaves.items() if not leaf.any()]
     assert len(zeroed) == 6
@@ -57,7 +56,7 @@ def test_zero_sublayers_of_a_pre_norm_stack_leave_its_final_norm() -> None:
     config = tiny.config()
     stack = TransformerStack(config, 3)
     x = np.random.default_rng(1).standard_normal((2, 5, 16)).astype(np.float32)
-    inputs = (x, jnp.ones((1, 1, 1, 5), bool), None, None, None)
+    inputs = (x, None, None, None, None)
     leaves = random_like(jax.eval_shape(stack.init, jax.random.key(0), *inputs)["params"])
     params = tree.unflatten(leaves)
     output: Any = stack.apply({"params": params}, *inputs)
@@ -91,7 +90,7 @@ def test_layer_norm_of_bfloat16_computes_in_float32() -> None:
 def test_dropout_differs_between_layers_and_between_sublayers() -> None:
     config = tiny.config(dropout=0.5, hidden_size=64, num_heads=2)
     stack = TransformerStack(config, 2)
-    inputs = (jnp.zeros((2, 5, 64)), jnp.ones((1, 1, 1, 5), bool), None, None)
+    inputs = (jnp.zeros((2, 5, 64)), None, None, None)
     shapes = jax.eval_shape(stack.init, jax.random.key(0), *inputs, None)["params"]
     leaves = {path: np.zeros(x.shape, np.float32) for path, x in tree.flatten(shapes).items()}
     leaves["final_norm/scale"] = np.ones(64, np.float32)
@@ -126,7 +125,14 @@ def test_a_permuted_batch_with_its_ids_gives_permuted_states() -> None:
     assert np.abs(same - expected[order]).max() > 0.1
 
 
-WAYS = [(True, "none"), (False, "none"), (True, "dots"), (True, "full"), (False, "full")]
+WAYS = [
+    (True, "none"),
+    (False, "none"),
+    (True, "dots"),
+    (True, "full"),
+    (False, "full"),
+    (True, "context"),
+]
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seqrecipes.models import EncoderOnly, build
-from seqrecipes.models.encoder import padding_mask
+from seqrecipes.models.encoder import real_lengths
 from tests.models import oracle, tiny
 
 # Every pair of choices occurs, for both models.
@@ -79,8 +79,8 @@ def test_encoder_states_of_the_last_and_of_every_layer_equal_numpy(norm: str) ->
     tokens = tiny.batch(config)["encoder_input_tokens"]
 
     def every_layer(m: EncoderOnly, x: Any) -> Any:
-        mask = padding_mask(x, tiny.PAD)
-        return m.encoder(m.token_embedding(x), mask, None, every_layer=True)
+        lengths = real_lengths(x, tiny.PAD)
+        return m.encoder(m.token_embedding(x), lengths, None, every_layer=True)
 
     with jax.enable_x64(True):
         last, states = (

@@ -41,6 +41,7 @@ def config(**overrides: Any) -> ModelConfig:
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
         "pad_id": PAD,
+        "attention": "auto",
         "dtype": "float32",
         "scan_layers": True,
         "remat": "none",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from seqrecipes.models import ModelConfig, Seq2Seq, build
-from seqrecipes.models.encoder import Encoder, padding_mask
+from seqrecipes.models.encoder import Encoder, real_lengths
 from seqrecipes.training.loss import cross_entropy
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.phases import Phase
@@ -54,9 +54,9 @@ def of_step(model: Any, params: Any, batch: tiny.Arrays, step: int, encoder_drop
 
 def after_encoder(module: Seq2Seq, memory: Any, batch: tiny.Arrays) -> Any:
     """Decoder states over a memory that was computed elsewhere."""
-    mask = padding_mask(batch["encoder_input_tokens"], tiny.PAD)
+    lengths = real_lengths(batch["encoder_input_tokens"], tiny.PAD)
     embedded = module.token_embedding(batch["decoder_input_tokens"])
-    return module.decoder(embedded, memory, mask, ids_of(batch))
+    return module.decoder(embedded, memory, lengths, ids_of(batch))
 
 
 @pytest.mark.parametrize(

@@ -195,6 +195,7 @@ def from_hf(values: Mapping[str, Any]) -> ModelConfig:
         and not values.get("scale_embedding", False),
         "norm": norm,
         "pad_id": _SPECIAL_IDS["pad_token_id"],
+        "attention": "auto",
         "dtype": "float32",
         "scan_layers": True,
         "remat": "none",

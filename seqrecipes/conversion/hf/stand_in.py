@@ -16,7 +16,7 @@ import numpy as np
 
 from seqrecipes import models
 from seqrecipes.conversion.hf.parity_report import Generated
-from seqrecipes.models.encoder import padding_mask
+from seqrecipes.models.encoder import real_lengths
 
 WIDTH = 128  # sequences are padded to it or to the longest there can be: each width is compiled for
 _NEW_TOKENS = 20
@@ -29,7 +29,7 @@ class Ours:
     def __init__(self, model: models.Model, params: Mapping[str, Any], theirs: Any):
         # A loop over the layers compiles faster.
         self.config = dataclasses.replace(
-            model.config, dtype="float32", scan_layers=True, remat="none"
+            model.config, attention="xla", dtype="float32", scan_layers=True, remat="none"
         )
         self.headless = theirs.get_output_embeddings() is None
         self.seq2seq = theirs.config.is_encoder_decoder
@@ -48,8 +48,8 @@ class Ours:
 
     def _compute_states(self, params: Any, source: jax.Array, target: jax.Array | None) -> Any:
         def encode(model: Any) -> jax.Array:
-            mask = padding_mask(source, self.config.pad_id)
-            return model.encoder(model.token_embedding(source), mask, None)
+            lengths = real_lengths(source, self.config.pad_id)
+            return model.encoder(model.token_embedding(source), lengths, None)
 
         if not self.seq2seq:
             return self._model.apply(params, method=encode)
