@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, real_lengths
@@ -77,9 +78,17 @@ class Seq2Seq(nn.Module):
         Contextual states: of the last layer [B, S, D], or with attention fusion of every layer
         [L, B, S, D].
         """
+        lengths_B = real_lengths(tokens_BxS, self.config.pad_id)
+        return self._contextual(
+            self.token_embedding(tokens_BxS), lengths_B, example_ids_B, frozen_layers
+        )
+
+    def _contextual(
+        self, x_BxSxD: Array, lengths_B: Array, example_ids_B: Array | None, frozen_layers: int
+    ) -> Array:
         return self.encoder(
-            self.token_embedding(tokens_BxS),
-            real_lengths(tokens_BxS, self.config.pad_id),
+            x_BxSxD,
+            lengths_B,
             example_ids_B,
             every_layer=self.config.attention_fusion != "none",
             frozen_layers=frozen_layers,
@@ -102,16 +111,20 @@ class Seq2Seq(nn.Module):
           frozen_encoder_layers: so many of the encoder's lowest layers have no gradient.
         """
         source_BxS = batch["encoder_input_tokens"]
-        return self.decoder(
-            self.token_embedding(batch["decoder_input_tokens"]),
-            self.encode(
-                source_BxS,
-                example_ids_B if encoder_dropout else None,
-                frozen_layers=frozen_encoder_layers,
-            ),
-            real_lengths(source_BxS, self.config.pad_id),
-            example_ids_B,
+        length = source_BxS.shape[1]
+        lengths_B = real_lengths(source_BxS, self.config.pad_id)
+        # One look into the table: its gradient is made, and summed over devices, once and not for
+        # each side.
+        x = self.token_embedding(
+            jnp.concatenate([source_BxS, batch["decoder_input_tokens"]], axis=1)
         )
+        memory = self._contextual(
+            x[:, :length],
+            lengths_B,
+            example_ids_B if encoder_dropout else None,
+            frozen_encoder_layers,
+        )
+        return self.decoder(x[:, length:], memory, lengths_B, example_ids_B)
 
     def projection(self, hidden_BxTxD: Array) -> Projection:
         """What the logits of states [B, T, D] are made of."""
