@@ -76,7 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         "--allocator",
         choices=rounds.ALLOCATORS,
         default="keep",
-        help="of all processes: keep what is freed, or glibc's default (default: %(default)s)",
+        help="of all processes: keep what is freed, huge pages, or glibc's default "
+        "(default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures here")
     parser.add_argument(

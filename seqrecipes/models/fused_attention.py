@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from seqrecipes.models.products import wide_product
+
 Array = jax.Array
 Params = Any
 # (parameters, states [B, S, D]) to keys or values [B, S, H, K].
@@ -33,8 +35,7 @@ Project = Callable[[Params, Array], Array]
 
 def dot_scores(query_BxTxHxK: Array, key_BxSxHxK: Array) -> Array:
     """<query, key> for each head and pair of tokens: [B, H, T, S], in float32 at least."""
-    wide = jnp.promote_types(query_BxTxHxK.dtype, jnp.float32)
-    return jnp.einsum("bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK, preferred_element_type=wide)
+    return wide_product("bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK)
 
 
 def _pull_back(
@@ -145,11 +146,10 @@ class Mix(NamedTuple):
         """The part of one layer: [B, T, H, K], in float32 at least."""
         scores = dot_scores(self.query_BxTxHxK, project(self.key_params, states_BxSxD))
         weights_BxHxTxS = self.weights_BxHxTxS * jnp.exp(scores - self.log_totals_BxHxTxS)
-        return jnp.einsum(
+        return wide_product(
             "bhts,bshk->bthk",
             weights_BxHxTxS.astype(self.weights_BxHxTxS.dtype),
             project(self.value_params, states_BxSxD),
-            preferred_element_type=scores.dtype,
         )
 
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
+
+from seqrecipes.models.products import wide_product
 
 Array = jax.Array
 
@@ -24,16 +25,10 @@ class Projection(NamedTuple):
     table_VxD: Array
     bias_V: Array | None = None
 
-    @property
-    def wide(self) -> jnp.dtype:
-        """The type of logits: float32 at least."""
-        return jnp.promote_types(self.states.dtype, jnp.float32)
-
     def logits(self) -> Array:
-        """States times the transposed table, plus the bias: [..., V], summed in the wide type."""
-        logits = jnp.einsum(
-            "...d,vd->...v", self.states, self.table_VxD, preferred_element_type=self.wide
-        )
+        """States times the transposed table, plus the bias: [..., V], in float32 at least."""
+        letters = "abcd"[: self.states.ndim - 1]
+        logits = wide_product(f"{letters}x,vx->{letters}v", self.states, self.table_VxD)
         axes = ("batch", *(None,) * (logits.ndim - 2), "vocab")
         logits = nn.with_logical_constraint(logits, axes)
         return logits if self.bias_V is None else logits + self.bias_V

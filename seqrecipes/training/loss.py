@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from seqrecipes.errors import UserError
+from seqrecipes.models.products import wide, wide_product
 from seqrecipes.models.projection import Projection
 from seqrecipes.training import partitioning as parts
 
@@ -142,17 +143,13 @@ def _over_tiles(
             of_bias_GxV += jnp.sum(of_logits, axis=(1, 2))
         # Matrix products of the compute type, as those of the layers.
         of_logits = of_logits.astype(states.dtype)
-        of_states = jnp.einsum(
-            "gbtv,vd->gbtd", of_logits, table_VxD, preferred_element_type=projection.wide
-        )
-        of_table_GxVxD += jnp.einsum(
-            "gbtv,gbtd->gvd", of_logits, states, preferred_element_type=projection.wide
-        )
+        of_states = jnp.einsum("gbtv,vd->gbtd", of_logits, table_VxD)
+        of_table_GxVxD += wide_product("gbtv,gbtd->gvd", of_logits, states)
         of_table_GxVxD = nn.with_logical_constraint(of_table_GxVxD, ("batch", "vocab", None))
-        return (sums, of_table_GxVxD, of_bias_GxV), of_states.astype(states.dtype)
+        return (sums, of_table_GxVxD, of_bias_GxV), of_states
 
     def zeros(*shape: int) -> Array:
-        return jnp.zeros((groups, *shape), projection.wide)
+        return jnp.zeros((groups, *shape), wide(states_BxTxD.dtype))
 
     start: Any = (
         Sums(*(zeros() for _ in Sums._fields)),

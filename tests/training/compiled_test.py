@@ -14,7 +14,7 @@ import pytest
 from seqrecipes import tree
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training import programs
-from seqrecipes.training.step import TrainState, enter_phase
+from seqrecipes.training.step import TrainState, enter_phase, loss_sums
 from tests.models import tiny
 from tests.training import stages
 from tests.training.stages import FROZEN, MLM, ROWS, SEQ2SEQ, TARGET, TILE, UNFROZEN, VOCABULARY
@@ -74,6 +74,37 @@ def test_frozen_and_unfrozen_cost_what_the_arithmetic_says() -> None:
         predicted[FROZEN] / predicted[UNFROZEN], rel=0.03
     )
     assert counted[UNFROZEN] == pytest.approx(predicted[UNFROZEN], rel=0.1)
+
+
+def products(jaxpr: Any) -> list[Any]:
+    """All matrix products of a traced program, those of its inner programs too."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            found.append(equation)
+        for parameter in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
+            inner = getattr(parameter, "jaxpr", parameter)
+            found += products(inner) if hasattr(inner, "eqns") else []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "fusion"), [(MLM, "none"), (SEQ2SEQ, "none"), (SEQ2SEQ, "decoder_states")]
+)
+def test_a_bfloat16_model_multiplies_bfloat16_matrices_alone(kind: str, fusion: str) -> None:
+    # A float32 operand makes a float32 product, at a fraction of an accelerator's rate.
+    training = stages.stage(kind, dtype="bfloat16", attention_fusion=fusion)
+    batch = {name: jnp.ones((ROWS, n), jnp.int32) for name, n in training.features.items()}
+
+    def loss(params: Any) -> Any:
+        key, rows = jax.random.key(0), jnp.arange(ROWS)
+        return loss_sums(training.model, params, batch, rows, key, TILE).objective
+
+    found = products(jax.make_jaxpr(jax.grad(loss))(training.shapes).jaxpr)
+    layers = training.model.config.encoder_layers + training.model.config.decoder_layers
+    assert len(found) > 18 * (layers > 2) + 18
+    types = {tuple(str(x.aval.dtype) for x in equation.invars) for equation in found}
+    assert types == {("bfloat16", "bfloat16")}
 
 
 def backward_parts(compiled: Any) -> set[str]:
