@@ -72,33 +72,22 @@ MEMORY = {
 
 
 def _training(case: Case) -> Any:
-    from seqrecipes import models
+    from benchmarks import one_stage
     from seqrecipes.models import config
-    from seqrecipes.training.checkpoints import Checkpointing
-    from seqrecipes.training.loop import Training
-    from seqrecipes.training.optimizer import AdamW
     from seqrecipes.training.partitioning import Partitioning
-    from seqrecipes.training.phases import Phase
 
     overrides = dict(case.overrides)
     vocabulary = overrides.pop("vocab_size")
     shape = config.load(
         f"configs/{case.model}.py", size=case.size, vocab_size=vocabulary, overrides=overrides
     )
-    return Training(
-        name=case.model,
-        model=models.build(shape),
-        features=SEQ2SEQ if shape.decoder_layers else MLM,
-        phases=[Phase(2, case.freeze)],
-        optimizer=AdamW(warmup_steps=1),
+    return one_stage.stage(
+        shape,
+        SEQ2SEQ if shape.decoder_layers else MLM,
+        case.batch,
+        tokens=512,
+        freeze=case.freeze,
         partitioning=Partitioning(fsdp=case.devices, micro_batches=case.micro_batches),
-        checkpointing=Checkpointing(),
-        batch_size=case.batch,
-        tokens_per_update=case.batch * 512,
-        seed=0,
-        logits_tile=128,
-        log_every=1,
-        validate_every=1,
     )
 
 
@@ -107,18 +96,11 @@ def flops_of(case: Case) -> dict[str, float]:
     from seqrecipes.planning import devices
 
     present = devices.of_host(1)
-    import jax
-    import jax.numpy as jnp
+    from seqrecipes.training import programs
 
     training = dataclasses.replace(_training(case), logits_tile=512)
     mesh, (span,) = training.partitioning.mesh(present), training.spans
-    with training.partitioning.on(mesh):
-        batch = {
-            name: jax.ShapeDtypeStruct((case.batch, length), jnp.int32)
-            for name, length in training.features.items()
-        }
-        state = training.abstract_state(span, mesh)
-        compiled = training.compile_step(span, mesh).lower(state, batch).compile()
+    compiled = programs.lower(training, span, mesh).compile()
     return training.flops_by_part(span) | {"counted": compiled.cost_analysis()["flops"]}
 
 
@@ -127,15 +109,12 @@ def memory_of(case: Case) -> dict[str, float]:
     from seqrecipes.planning import devices
 
     present = devices.of_host(case.devices)
-    import functools
-
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    from seqrecipes.training import memory
+    from benchmarks import one_stage
+    from seqrecipes.training import memory, programs
     from seqrecipes.training import partitioning as parts
-    from seqrecipes.training.step import TrainState, enter_phase
 
     training = _training(case)
     mesh, (span,) = training.partitioning.mesh(present), training.spans
@@ -150,13 +129,10 @@ def memory_of(case: Case) -> dict[str, float]:
             mesh,
         )
         # Compiled on shapes before anything is there: what the compiler takes is given back first.
-        update = training.compile_step(span, mesh).lower(training.abstract_state(span, mesh), batch)
-        step = update.compile()
+        step = programs.lower(training, span, mesh).compile()
         gc.collect()
         before = _resident()
-        state = TrainState(jnp.zeros((), jnp.int32), training.random_params(mesh), {})
-        enter = functools.partial(enter_phase, span=span, adamw=training.optimizer)
-        state = jax.jit(enter, out_shardings=training.layout(span, mesh), donate_argnums=0)(state)
+        state = one_stage.first_state(training, mesh)
         jax.block_until_ready(state)
         held = {
             "parameters": sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)),

@@ -98,13 +98,9 @@ def training(case: Case, *, scan_layers: bool, whole: bool = False) -> Any:
       whole: nothing is dropped, and logits are in one piece: for counting, as XLA counts the body
         of a loop once, and random bits like arithmetic.
     """
-    from seqrecipes import models
+    from benchmarks import one_stage
     from seqrecipes.models import config
-    from seqrecipes.training.checkpoints import Checkpointing
-    from seqrecipes.training.loop import Training
-    from seqrecipes.training.optimizer import AdamW
     from seqrecipes.training.partitioning import Partitioning
-    from seqrecipes.training.phases import Phase
 
     seq2seq = case.kind == "seq2seq"
     dropout = 0.0 if whole else 0.1
@@ -132,18 +128,12 @@ def training(case: Case, *, scan_layers: bool, whole: bool = False) -> Any:
         if seq2seq
         else {"masked_positions": masked, "masked_targets": masked}
     )
-    return Training(
-        name=case.kind,
-        model=models.build(shape),
-        features={"encoder_input_tokens": case.length} | own,
-        phases=[Phase(2, FROZEN if case.frozen else ())],
-        optimizer=AdamW(warmup_steps=1),
+    return one_stage.stage(
+        shape,
+        {"encoder_input_tokens": case.length} | own,
+        case.batch,
+        tokens=case.length,
+        freeze=FROZEN if case.frozen else (),
         partitioning=Partitioning(**case.partitioning),
-        checkpointing=Checkpointing(),
-        batch_size=case.batch,
-        tokens_per_update=case.batch * case.length,
-        seed=0,
         logits_tile=case.length if whole else min(128, case.length // 4),
-        log_every=1,
-        validate_every=1,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 import statistics
@@ -24,12 +23,11 @@ def cost(case: Case, steps: int) -> dict[str, float]:
     Bytes are those of the arguments, with the state, and of scratch space, over all devices.
     """
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
+    from benchmarks import one_stage
     from seqrecipes.training import partitioning as parts
     from seqrecipes.training import programs
-    from seqrecipes.training.step import TrainState, enter_phase
 
     training = cases.training(case, scan_layers=False)
     (span,) = training.spans
@@ -48,10 +46,7 @@ def cost(case: Case, steps: int) -> dict[str, float]:
         batch = parts.global_batch(
             {name: x.astype(np.int32) for name, x in arrays.items()}, case.batch, mesh
         )
-        zero = jax.device_put(jnp.zeros((), jnp.int32), parts.replicated(mesh))
-        state = TrainState(zero, training.random_params(mesh), {})
-        enter = functools.partial(enter_phase, span=span, adamw=training.optimizer)
-        state = jax.jit(enter, out_shardings=training.layout(span, mesh), donate_argnums=0)(state)
+        state = one_stage.first_state(training, mesh)
         seconds = []
         for _ in range(steps + 1):
             began = time.perf_counter()

@@ -2,48 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks import one_stage
 from benchmarks.step.cases import Job, synthetic
 from benchmarks.step.programs import Program
-from seqrecipes import models, tree
+from seqrecipes import tree
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.checkpoints import Checkpointing
 from seqrecipes.training.loop import Training
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import ENCODER, Phase
-from seqrecipes.training.step import TrainState, enter_phase
-
-# The recipes' own (`Recipe.logits_tile`), which cannot be read without gin.
-_LOGITS_TILE = 128
-# Any schedule will do; it has to be longer than a run.
-_STEPS, _WARMUP = 10_000, 100
+from seqrecipes.training.phases import ENCODER
 
 
 def training(job: Job) -> Training:
     """The stage of one phase that a job is about."""
-    config = ModelConfig.from_dict(job.model, field="model")
-    return Training(
-        name="benchmark",
-        model=models.build(config),
-        features=job.features,
-        phases=[Phase(_STEPS, ENCODER if job.frozen else ())],
-        optimizer=AdamW(warmup_steps=_WARMUP),
-        partitioning=Partitioning(),
-        checkpointing=Checkpointing(),
-        batch_size=job.batch,
-        tokens_per_update=job.tokens,
-        seed=0,
-        logits_tile=_LOGITS_TILE,
-        log_every=1,
-        validate_every=1,
+    return one_stage.stage(
+        ModelConfig.from_dict(job.model, field="model"),
+        job.features,
+        job.batch,
+        tokens=job.length,
+        freeze=ENCODER if job.frozen else (),
     )
 
 
@@ -51,12 +33,8 @@ def program(job: Job) -> Program:
     """The phase entered, on one device."""
     stage = training(job)
     mesh, (span,) = stage.partitioning.mesh(jax.devices()[:1]), stage.spans
-    with stage.partitioning.on(mesh):
-        batch = parts.global_batch(synthetic(job), job.batch, mesh)
-        zero = jax.device_put(jnp.zeros((), jnp.int32), parts.replicated(mesh))
-        state = TrainState(zero, stage.random_params(mesh), {})
-        enter = functools.partial(enter_phase, span=span, adamw=stage.optimizer)
-        state = jax.jit(enter, out_shardings=stage.layout(span, mesh), donate_argnums=0)(state)
+    batch = parts.global_batch(synthetic(job), job.batch, mesh)
+    state = one_stage.first_state(stage, mesh)
     sizes = {path: leaf.size for path, leaf in tree.flatten(state.params).items()}
     update = stage.compile_step(span, mesh)
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import scaling
 from benchmarks.scale import cases, worker
-from seqrecipes.training import flops
+from seqrecipes.training import flops, partitioning
 
 
 def row(axis: str, value: int, base: bool, scale: float) -> dict:
@@ -52,7 +52,8 @@ def test_frozen_and_unfrozen_stand_on_the_same_meshes() -> None:
     for case in (case for _, case in placed if case.frozen):
         training = cases.training(case, scan_layers=True)
         mesh = training.partitioning.mesh()
-        training.partitioning.check_batch(case.batch, mesh, field="batch")
+        count = training.micro_batches(training.spans[0])
+        partitioning.check_batch(case.batch, count, mesh, field="batch")
         training.partitioning.parameter_shardings(training.shapes, mesh)
 
 

@@ -158,6 +158,7 @@ FREE: dict[str, Any] = {
     "attention_dropout": 0.3,
     "initializer_range": 0.1,
     "dtype": "bfloat16",
+    "attention": "xla",
     "scan_layers": False,
     "remat": "full",
 }
