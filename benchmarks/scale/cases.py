@@ -7,7 +7,6 @@ from typing import Any
 
 KINDS = ("mlm", "seq2seq")
 AXES = ("length", "vocabulary", "layers", "batch", "devices")
-FROZEN = ("encoder", "token_embedding")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +100,7 @@ def training(case: Case, *, scan_layers: bool, whole: bool = False) -> Any:
     from benchmarks import one_stage
     from seqrecipes.models import config
     from seqrecipes.training.partitioning import Partitioning
+    from seqrecipes.training.phases import ENCODER
 
     seq2seq = case.kind == "seq2seq"
     dropout = 0.0 if whole else 0.1
@@ -133,7 +133,7 @@ def training(case: Case, *, scan_layers: bool, whole: bool = False) -> Any:
         {"encoder_input_tokens": case.length} | own,
         case.batch,
         tokens=case.length,
-        freeze=FROZEN if case.frozen else (),
+        freeze=ENCODER if case.frozen else (),
         partitioning=Partitioning(**case.partitioning),
         logits_tile=case.length if whole else min(128, case.length // 4),
     )

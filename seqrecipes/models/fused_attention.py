@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from seqrecipes.models.products import wide_product
+from seqrecipes.models.products import wide, wide_product
 
 Array = jax.Array
 Params = Any
@@ -55,9 +55,7 @@ def _pull_back(
         return jax.tree.map(jnp.add, sums, of_operands), of_states
 
     # In float32 at least, whatever the type of what is added.
-    start = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), operands
-    )
+    start = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), operands)
     of_operands, of_states = jax.lax.scan(pull, start, states_LxBxSxD)
     return jax.tree.map(lambda x, sum_: sum_.astype(x.dtype), operands, of_operands), of_states
 
@@ -95,7 +93,7 @@ def layer_scores(
 
     batch, length, heads, _ = query_BxTxHxK.shape
     shape = batch, heads, length, states_LxBxSxD.shape[2]
-    zeros = jnp.zeros(shape, jnp.promote_types(query_BxTxHxK.dtype, jnp.float32))
+    zeros = jnp.zeros(shape, wide(query_BxTxHxK.dtype))
     start = jnp.full_like(zeros, -jnp.inf), zeros, zeros
     (largest, total, weighted), _ = jax.lax.scan(add, start, states_LxBxSxD)
     return weighted / total, largest + jnp.log(total)

@@ -18,6 +18,7 @@ from seqrecipes.models.attention import attend, saves_context, weigh
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.fused_attention import Mix, layer_scores, mix_layers
+from seqrecipes.models.products import wide
 
 Array = jax.Array
 
@@ -121,9 +122,9 @@ class Attention(nn.Module):
 
 def layer_weights(query_D: Array, states_LxBxSxD: Array) -> Array:
     """Softmax over layers of <query, state> / sqrt(D): [L, B, S], in float32 at least."""
-    wide = jnp.promote_types(states_LxBxSxD.dtype, jnp.float32)
+    dtype = wide(states_LxBxSxD.dtype)
     # Products and a sum, not a matrix product: that would want the states copied to float32.
-    products_LxBxSxD = states_LxBxSxD.astype(wide) * query_D.astype(wide)
+    products_LxBxSxD = states_LxBxSxD.astype(dtype) * query_D.astype(dtype)
     scores_LxBxS = jnp.sum(products_LxBxSxD, axis=-1) * query_D.size**-0.5
     return jax.nn.softmax(scores_LxBxS, axis=0)
 

@@ -25,7 +25,7 @@ from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
 from seqrecipes.training.interruption import Interrupted, Watch
 from seqrecipes.training.ledger import LEDGER_FILE, Ledger, Price
-from seqrecipes.training.loss import PLAIN, Loss
+from seqrecipes.training.loss import PLAIN, Loss, Sums
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase, Span, span_of, spans
@@ -300,12 +300,16 @@ def _evaluator(
     )
 
     def evaluate(params: tree.Tree) -> dict[str, float]:
-        # All batches are dispatched before the first result is waited for.
-        sums = [
-            step(params, parts.global_batch(local, training.batch_size, mesh))
-            for local in batches.validation()
-        ]
-        _, loss, tokens, correct = np.sum(np.array(jax.device_get(sums), np.float64), 0).tolist()
+        total, previous = np.zeros(len(Sums._fields)), None
+        for local in batches.validation():
+            sums = step(params, parts.global_batch(local, training.batch_size, mesh))
+            # The devices have this batch while the one before is waited for, and no more: each
+            # that is dispatched may take scratch memory of its own.
+            if previous is not None:
+                total += np.array(jax.device_get(previous), np.float64)
+            previous = sums
+        total += np.array(jax.device_get(previous), np.float64)
+        _, loss, tokens, correct = total.tolist()
         return {"loss": loss / tokens, "accuracy": correct / tokens}
 
     return evaluate

@@ -16,7 +16,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from seqrecipes import tree
 from seqrecipes.errors import UserError
@@ -161,15 +161,15 @@ def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, *, field: str) 
         )
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Number of parts into which the mesh splits a batch."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_groups() -> int:
     """`batch_shards` of the mesh in use; 1 if there is none."""
-    shape = jax.sharding.get_abstract_mesh().shape
-    return math.prod(shape.get(axis, 1) for axis in BATCH_AXES)
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else batch_shards(mesh)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

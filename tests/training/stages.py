@@ -71,11 +71,6 @@ def trained(kind: str, phase: int) -> dict[str, Any]:
     return {path: leaf for path, leaf in leaves.items() if path.split("/")[0] not in frozen}
 
 
-def tiles(kind: str) -> int:
-    """Into how many parts the head's positions are cut."""
-    return -(-FEATURES[kind][stage(kind).model.TARGETS] // TILE)
-
-
 @functools.cache
 def compiled(kind: str, phase: int, *, devices: int = 1, **settings: Any) -> Any:
     """The compiled update of one of its phases, on so many devices."""
