@@ -33,6 +33,10 @@ ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
 }
 
+# Torch computes an update on processors before it returns. JAX would take the next update's memory
+# while the last one still has its own, so that kept memory has to hold two updates.
+_TOGETHER = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
@@ -174,7 +178,7 @@ def worker(argument: str, allocator: str) -> Any:
     command = [sys.executable, "-m", "benchmarks.step.worker", argument]
     names = {name for setting in ALLOCATORS.values() for name in setting}
     inherited = {name: value for name, value in os.environ.items() if name not in names}
-    environment = inherited | ALLOCATORS[allocator]
+    environment = inherited | ALLOCATORS[allocator] | _TOGETHER
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         # Negative: the signal that ended it; 9 is the system's when memory runs out.
