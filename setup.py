@@ -33,10 +33,14 @@ INSTALL_REQUIRES = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "protobuf>=6.31.1",
+    "rouge-score>=0.1.2",
+    "sacrebleu>=2.6",
     "safetensors>=0.8",
+    "scikit-learn>=1.5",
     # apache-beam needs protobuf below 7, whereas sentencepiece 0.2.3 refuses one below 7.36.1 on
     # import and does not say so in its metadata.
     "sentencepiece>=0.2.1,<0.2.3",
+    "seqeval>=1.2.2",
     "seqio>=0.0.20",
     "tensorflow>=2.21.0",
     "tensorflow-datasets>=4.9.10",

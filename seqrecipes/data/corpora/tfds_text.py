@@ -149,7 +149,7 @@ class TfdsText:
         if name is None:
             raise UserError(field, name, f"choose one of {', '.join(self.languages)}.")
         if name not in self._builders:
-            self._builders[name] = _open(self.name, field, name, self.data_dir)
+            self._builders[name] = open_builder(self.name, field, name, self.data_dir)
         builder = self._builders[name]
         features, text = builder.info.features.items(), tfds.features.Text
         fields = sorted(key for key, feature in features if isinstance(feature, text))
@@ -273,7 +273,7 @@ def _message(error: Any) -> str:
     return line if len(line) < 200 else f"...{line[-200:]}"
 
 
-def _open(corpus: str, field: str, name: str, data_dir: str | None) -> Any:
+def open_builder(corpus: str, field: str, name: str, data_dir: str | None) -> Any:
     """The builder of a dataset that is there.
 
     Raises:
