@@ -129,9 +129,10 @@ def resolve(
                 recipe.sequence_length,
                 f"{stage.model} has {config.max_positions} positions",
             )
+        model = models.build(config)
         training = Training(
             name=stage.name,
-            model=models.build(config),
+            model=model,
             features=features(stage),
             phases=stage.phases,
             optimizer=stage.optimizer,
@@ -145,7 +146,7 @@ def resolve(
             validate_every=recipe.validate_every,
             minimised=stage.loss,
         )
-        _check_features(stage, training)
+        _check_features(stage, model, training.features)
         for span in training.spans:
             count = training.micro_batches(span)
             parts.check_batch(stage.batch_size, count, mesh, field="Stage.batch_size")
@@ -207,14 +208,13 @@ def _model(stage: Stage, vocab_size: int) -> ModelConfig:
     return config
 
 
-def _check_features(stage: Stage, training: Training) -> None:
-    if training.model.TARGETS not in training.features:
-        kind = "a seq2seq model" if training.model.config.decoder_layers else "an encoder"
+def _check_features(stage: Stage, model: models.LanguageModel, features: Mapping[str, int]) -> None:
+    if model.TARGETS not in features:
+        kind = "a seq2seq model" if model.config.decoder_layers else "an encoder"
         raise UserError(
             "Stage.objective",
             stage.objective,
-            f"makes {', '.join(training.features)}; {stage.model} is {kind} and needs "
-            f"{training.model.TARGETS}",
+            f"makes {', '.join(features)}; {stage.model} is {kind} and needs {model.TARGETS}",
         )
 
 

@@ -169,13 +169,13 @@ class Failed(Exception):
     """A process did not get to its end; says how, and the last line of its errors."""
 
 
-def worker(argument: str, allocator: str) -> Any:
-    """What a process of `benchmarks.step.worker` says.
+def worker(argument: str, allocator: str, module: str = "benchmarks.step.worker") -> Any:
+    """What a process of a module says.
 
     Raises:
       Failed: it says nothing.
     """
-    command = [sys.executable, "-m", "benchmarks.step.worker", argument]
+    command = [sys.executable, "-m", module, argument]
     names = {name for setting in ALLOCATORS.values() for name in setting}
     inherited = {name: value for name, value in os.environ.items() if name not in names}
     environment = inherited | ALLOCATORS[allocator] | _TOGETHER

@@ -164,6 +164,17 @@ CONVERSIONS: dict[str, Conversion] = {
     "every_kth_decoder_layer": _shallower_decoder(surgery.every_kth_layer),
 }
 
+# What fine-tuning does by itself; no stage of a recipe asks for it. The head of pre-training, or
+# the decoder, is left behind.
+FINE_TUNING: dict[str, Conversion] = {
+    "encoder_to_labeller": Conversion(
+        source=EITHER,
+        target="a labeller",
+        changes=("decoder_layers", "attention_fusion", "tie_head"),
+        rules=(*_ENCODER_RULES, (r"heads", NEW)),
+    ),
+}
+
 # These concern training and computing; every other field decides what a parameter means.
 FREE = (
     "dropout",

@@ -19,7 +19,13 @@ import jax.numpy as jnp
 
 from seqrecipes import tree
 from seqrecipes.conversion import surgery
-from seqrecipes.conversion.conversions import CONVERSIONS, ENCODER, FREE, SEQ2SEQ
+from seqrecipes.conversion.conversions import (
+    CONVERSIONS,
+    ENCODER,
+    FINE_TUNING,
+    FREE,
+    SEQ2SEQ,
+)
 from seqrecipes.conversion.surgery import Pieces, Rows
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
@@ -193,7 +199,7 @@ def plan(
     """The account of a conversion, from the nested dictionaries of shapes alone.
 
     Args:
-      name: the conversion.
+      name: the conversion, one of fine-tuning included.
       source: shapes of the source.
       target: shapes of the target.
       pieces: of the source's vocabulary and of the target's, by id; for `new_vocabulary`.
@@ -202,7 +208,7 @@ def plan(
       UserError: the source lacks a leaf or has it in another shape, or the conversion cannot choose
         rows of it.
     """
-    conversion = CONVERSIONS[name]
+    conversion = (CONVERSIONS | FINE_TUNING)[name]
     # One selection for all leaves with as many rows: those by piece take a while to find.
     select = functools.cache(lambda have, want: conversion.select(have, want, pieces))
     leaves = {path: tuple(leaf.shape) for path, leaf in tree.flatten(source).items()}

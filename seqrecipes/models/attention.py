@@ -24,8 +24,10 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from seqrecipes.errors import UserError
+from seqrecipes.models.cache import KeysValues
 from seqrecipes.models.config import kernel_obstacle
 from seqrecipes.models.fused_attention import dot_scores
+from seqrecipes.models.products import wide_product
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +146,31 @@ def weigh(
         scores_BxHxTxS = jnp.where(mask, scores_BxHxTxS, jnp.finfo(scores_BxHxTxS.dtype).min)
     weights_BxHxTxS = jax.nn.softmax(scores_BxHxTxS).astype(dtype)
     return weights_BxHxTxS if drop is None else drop(weights_BxHxTxS)
+
+
+def attend_to_past(
+    query_BxNxHxK: Array, past: KeysValues, seen: Array, new: KeysValues | None
+) -> Array:
+    """softmax(<query, key>) value for one token of each of N beams: [B, N, H, K].
+
+    Computed plainly on all platforms: a token's scores take no room worth a kernel.
+
+    Args:
+      query_BxNxHxK: scaled.
+      past: keys and values of each beam [B, N, H, S, K], or for all of a source [B, H, S, K].
+      seen: which of them may be attended to, broadcastable to [B, N, H, S].
+      new: keys and values [B, N, H, K] of the tokens themselves, attended to as well.
+    """
+    keys = "bnhsk" if past.keys.ndim == 5 else "bhsk"
+    scores = wide_product(f"bnhk,{keys}->bnhs", query_BxNxHxK, past.keys)
+    scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
+    sources = scores.shape[-1]
+    if new is not None:
+        own_BxNxH = wide_product("bnhk,bnhk->bnh", query_BxNxHxK, new.keys)
+        scores = jnp.concatenate([scores, own_BxNxH[..., None]], axis=-1)
+    weights = jax.nn.softmax(scores).astype(query_BxNxHxK.dtype)
+    mixed_BxNxHxK = jnp.einsum(f"bnhs,{keys}->bnhk", weights[..., :sources], past.values)
+    return mixed_BxNxHxK if new is None else mixed_BxNxHxK + weights[..., sources:] * new.values
 
 
 def _xla(

@@ -8,6 +8,7 @@ PARAMETER_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(token_embedding|lm_head|mlm_head/projection)/embedding", ("vocab", "embed")),
     (r"mlm_head/bias", ("vocab",)),
     (r"mlm_head/dense/kernel", ("embed", None)),
+    (r"heads/.*/kernel", ("embed", None)),
     (r"\w+/embedding/position/embedding", (None, "embed")),
     (r".*/(query|key|value)/kernel", ("layers", "embed", "heads", "head")),
     (r".*/(query|key|value)/bias", ("layers", "heads", "head")),

@@ -10,11 +10,11 @@ from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.layers import (
     Array,
-    TransformerStack,
     constrain_hidden,
     kernel_init,
     layer_norm,
 )
+from seqrecipes.models.stack import TransformerStack
 
 
 class TokenTable(nn.Module):
@@ -46,9 +46,12 @@ class Embedder(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens_BxTxD: Array, example_ids_B: Array | None) -> Array:
+    def __call__(
+        self, tokens_BxTxD: Array, example_ids_B: Array | None, position: Array | None = None
+    ) -> Array:
+        """Token embeddings to the first layer's input: at one position, or (None) at 0, 1, ..."""
         c, length = self.config, tokens_BxTxD.shape[1]
-        if length > c.max_positions:
+        if position is None and length > c.max_positions:
             # Rows past the end of a table would come out as NaN.
             raise UserError("sequence length", length, f"max_positions is {c.max_positions}")
         positions = nn.Embed(
@@ -58,7 +61,7 @@ class Embedder(nn.Module):
             embedding_init=kernel_init(c),
             name="position",
         )
-        x_BxTxD = tokens_BxTxD + positions(jnp.arange(length))
+        x_BxTxD = tokens_BxTxD + positions(jnp.arange(length) if position is None else position)
         if c.embedding_norm:
             x_BxTxD = layer_norm(c, "norm")(x_BxTxD)
         return constrain_hidden(Dropout(c.dropout, name="dropout")(x_BxTxD, example_ids_B))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Encoder, TokenTable, real_lengths
 from seqrecipes.models.layers import Array, kernel_init, layer_norm
-from seqrecipes.models.projection import Projection
+from seqrecipes.models.projection import Prediction, Projection
 
 
 class MlmHead(nn.Module):
@@ -91,6 +91,24 @@ class EncoderOnly(nn.Module):
         """What the logits of states [B, P, D] are made of."""
         table = self.token_embedding.matrix() if self.config.tie_head else None
         return self.mlm_head(hidden_BxPxD, table)
+
+    def predictions(
+        self,
+        batch: Mapping[str, Array],
+        example_ids_B: Array | None = None,
+        *,
+        encoder_dropout: bool = True,
+        frozen_encoder_layers: int = 0,
+    ) -> tuple[Prediction, ...]:
+        """What is predicted at the masked positions; arguments as of `hidden`."""
+        hidden_BxPxD = self.hidden(
+            batch,
+            example_ids_B,
+            encoder_dropout=encoder_dropout,
+            frozen_encoder_layers=frozen_encoder_layers,
+        )
+        targets_BxP = batch[self.TARGETS]
+        return (Prediction(self.projection(hidden_BxPxD), targets_BxP, self.config.pad_id),)
 
     def logits(self, hidden_BxPxD: Array) -> Array:
         """Vocabulary logits [B, P, V] in float32."""

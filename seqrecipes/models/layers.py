@@ -14,20 +14,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seqrecipes.models.attention import attend, saves_context, weigh
+from seqrecipes.models.attention import allowed, attend, attend_to_past, weigh
+from seqrecipes.models.attention_fusion import AttentionFusion
+from seqrecipes.models.cache import KeysValues, Source
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.fused_attention import Mix, layer_scores, mix_layers
-from seqrecipes.models.products import wide
 
 Array = jax.Array
-
-_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-_REMAT = {
-    "dots": _DOTS,
-    "context": jax.checkpoint_policies.save_from_both_policies(_DOTS, saves_context),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 def kernel_init(config: ModelConfig) -> nn.initializers.Initializer:
@@ -35,7 +29,7 @@ def kernel_init(config: ModelConfig) -> nn.initializers.Initializer:
     return nn.initializers.normal(config.initializer_range)
 
 
-def layer_norm(config: ModelConfig, name: str) -> nn.LayerNorm:
+def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm with the centred variance, computed in float32 whatever the type of the input."""
     # The fast variance E[x^2] - E[x]^2 cancels catastrophically on inputs with a large mean.
     return nn.LayerNorm(
@@ -60,7 +54,20 @@ class Attention(nn.Module):
     config: ModelConfig
     causal: bool = False
 
-    @nn.compact
+    def setup(self) -> None:
+        c = self.config
+        linear = functools.partial(
+            nn.DenseGeneral,
+            (c.num_heads, c.head_size),
+            dtype=c.dtype,
+            kernel_init=kernel_init(c),
+        )
+        self.query, self.key, self.value = linear(), linear(), linear()
+        self.output = nn.DenseGeneral(
+            c.hidden_size, axis=(-2, -1), dtype=c.dtype, kernel_init=kernel_init(c)
+        )
+        self.dropout = Dropout(c.attention_dropout)
+
     def __call__(
         self,
         x_BxTxD: Array,
@@ -73,26 +80,15 @@ class Attention(nn.Module):
         The memory is [B, S, D], or [L, B, S, D] for a fusion by the queries (`fused_attention`).
         """
         c = self.config
-
-        def linear(name: str) -> nn.DenseGeneral:
-            return nn.DenseGeneral(
-                (c.num_heads, c.head_size), dtype=c.dtype, kernel_init=kernel_init(c), name=name
-            )
-
-        def constrain(y: Array) -> Array:
-            return nn.with_logical_constraint(y, ("batch", "length", "heads", "head"))
-
         drop = None
         if example_ids_B is not None and c.attention_dropout:
-            dropout = Dropout(c.attention_dropout, name="dropout")
-            drop = functools.partial(dropout, example_ids_B=example_ids_B)
-        query_BxTxHxK = constrain(linear("query")(x_BxTxD)) * c.head_size**-0.5
-        key, value = linear("key"), linear("value")
+            drop = functools.partial(self.dropout, example_ids_B=example_ids_B)
+        query_BxTxHxK = self._queries(x_BxTxD)
         if memory.ndim == 3:
             mixed_BxTxHxK = attend(
                 query_BxTxHxK,
-                constrain(key(memory)),
-                constrain(value(memory)),
+                _constrain(self.key(memory)),
+                _constrain(self.value(memory)),
                 lengths_B=lengths_B,
                 causal=self.causal,
                 # Parameters are initialised on whatever devices there are.
@@ -101,64 +97,56 @@ class Attention(nn.Module):
             )
         else:
             # Loops over layers take functions of parameters, not modules.
-            bare = key.clone(parent=None, name=None)
+            bare = self.key.clone(parent=None, name=None)
 
             def project(params: Any, states_BxSxD: Array) -> Array:
                 projected: Any = bare.apply({"params": params}, states_BxSxD)
-                return constrain(projected)
+                return _constrain(projected)
 
             if self.is_initializing():
-                for module in (key, value):
+                for module in (self.key, self.value):
                     module(memory[0])
-            keys, values = key.variables["params"], value.variables["params"]
+            keys, values = self.key.variables["params"], self.value.variables["params"]
             scores_BxHxTxS, log_totals = layer_scores(project, query_BxTxHxK, keys, memory)
             weights_BxHxTxS = weigh(scores_BxHxTxS, lengths_B, self.causal, c.dtype, drop)
             mix = Mix(query_BxTxHxK, keys, values, weights_BxHxTxS, log_totals)
             mixed_BxTxHxK = mix_layers(project, mix, memory)
-        return nn.DenseGeneral(
-            c.hidden_size, axis=(-2, -1), dtype=c.dtype, kernel_init=kernel_init(c), name="output"
-        )(mixed_BxTxHxK)
+        return self.output(mixed_BxTxHxK)
+
+    def _queries(self, x_BxTxD: Array) -> Array:
+        return _constrain(self.query(x_BxTxD)) * self.config.head_size**-0.5
+
+    def _keys_values(self, x_BxTxD: Array) -> KeysValues:
+        return KeysValues(_constrain(self.key(x_BxTxD)), _constrain(self.value(x_BxTxD)))
+
+    def remember(self, memory_BxSxD: Array) -> KeysValues:
+        """Keys and values [B, H, S, K] of a memory, for `recall`."""
+        return KeysValues(*(x.swapaxes(1, 2) for x in self._keys_values(memory_BxSxD)))
+
+    def recall(self, x_BxNxD: Array, read: KeysValues, lengths_B: Array) -> Array:
+        """What calling it gives with the memory that `read` was made of: [B, N, D]."""
+        seen = allowed(lengths_B, False, x_BxNxD.shape[1], read.keys.shape[2])
+        assert seen is not None
+        return self.output(attend_to_past(self._queries(x_BxNxD), read, seen, None))
+
+    def step(self, x_BxNxD: Array, past: KeysValues, position: Array) -> tuple[Array, KeysValues]:
+        """Attends from one token of each beam to itself and to the earlier ones of its beam.
+
+        Args:
+          x_BxNxD: of N beams.
+          past: keys and values [B, N, H, T, K], of which those before `position` are read.
+          position: of all these tokens.
+
+        Returns:
+          [B, N, D], and the keys and values [B, N, H, K] of these tokens.
+        """
+        new = self._keys_values(x_BxNxD)
+        seen = jnp.arange(past.keys.shape[3]) < position
+        return self.output(attend_to_past(self._queries(x_BxNxD), past, seen, new)), new
 
 
-def layer_weights(query_D: Array, states_LxBxSxD: Array) -> Array:
-    """Softmax over layers of <query, state> / sqrt(D): [L, B, S], in float32 at least."""
-    dtype = wide(states_LxBxSxD.dtype)
-    # Products and a sum, not a matrix product: that would want the states copied to float32.
-    products_LxBxSxD = states_LxBxSxD.astype(dtype) * query_D.astype(dtype)
-    scores_LxBxS = jnp.sum(products_LxBxSxD, axis=-1) * query_D.size**-0.5
-    return jax.nn.softmax(scores_LxBxS, axis=0)
-
-
-def fuse_layers(query_D: Array, states_LxBxSxD: Array) -> Array:
-    """For each token the sum of its states, weighted by `layer_weights`: [B, S, D]."""
-    weights_LxBxS = layer_weights(query_D, states_LxBxSxD)
-    fused_BxSxD = jnp.sum(weights_LxBxS[..., None] * states_LxBxSxD, axis=0)
-    return fused_BxSxD.astype(states_LxBxSxD.dtype)
-
-
-class AttentionFusion(nn.Module):
-    """One memory out of the states of all encoder layers, by one learned query.
-
-    Soltan et al. 2023, section 2.1.5, let the decoder attend to all encoder layers and give no
-    formula. Here a token's weights over layers come from its own states (`layer_weights`); the
-    query is all there is to learn, and starts at zero: the mean of the layers.
-
-    Attributes:
-      config: the model's.
-      in_loop: it runs in the body of a compiled loop.
-    """
-
-    config: ModelConfig
-    in_loop: bool
-
-    @nn.compact
-    def __call__(self, states_LxBxSxD: Array) -> Array:
-        """The weighted sum over layers [B, S, D]."""
-        query_D = self.param("query", nn.initializers.zeros, (self.config.hidden_size,))
-        # Else each decoder layer would keep float32 copies of all encoder layers' states for the
-        # backward pass. In a loop nothing can be merged across passes, so no barrier is needed.
-        fuse = jax.checkpoint(fuse_layers, prevent_cse=not self.in_loop)
-        return constrain_hidden(fuse(query_D, states_LxBxSxD))
+def _constrain(y_BxTxHxK: Array) -> Array:
+    return nn.with_logical_constraint(y_BxTxHxK, ("batch", "length", "heads", "head"))
 
 
 class FeedForward(nn.Module):
@@ -195,7 +183,17 @@ class TransformerLayer(nn.Module):
     every_layer: bool = False
     causal: bool = False
 
-    @nn.compact
+    def setup(self) -> None:
+        c = self.config
+        self.self_attention = Attention(c, self.causal)
+        self.self_attention_norm, self.self_attention_dropout = layer_norm(c), Dropout(c.dropout)
+        # What is never called has no parameters: all of this where there is no memory.
+        self.fusion = AttentionFusion(c, in_loop=c.scan_layers)
+        self.cross_attention = Attention(c)
+        self.cross_attention_norm, self.cross_attention_dropout = layer_norm(c), Dropout(c.dropout)
+        self.mlp = FeedForward(c)
+        self.mlp_norm, self.mlp_dropout = layer_norm(c), Dropout(c.dropout)
+
     def __call__(
         self,
         x_BxTxD: Array,
@@ -211,97 +209,72 @@ class TransformerLayer(nn.Module):
         Returns:
           The carry and the output of a scan over layers: x, and x again or None.
         """
-        c = self.config
-
-        def sublayer(name: str, x: Array, function: Callable[[Array], Array]) -> Array:
-            norm = layer_norm(c, f"{name}_norm")
-            drop = Dropout(c.dropout, name=f"{name}_dropout")
-            if c.norm == "pre":
-                x = x + drop(function(norm(x)), example_ids_B)
-            else:
-                x = norm(x + drop(function(x), example_ids_B))
-            return constrain_hidden(x)
-
-        inner = Attention(c, self.causal, name="self_attention")
-        x_BxTxD = sublayer(
-            "self_attention", x_BxTxD, lambda x: inner(x, x, lengths_B, example_ids_B)
+        ids = example_ids_B
+        x_BxTxD = self._sublayer(
+            "self_attention", x_BxTxD, ids, lambda x: self.self_attention(x, x, lengths_B, ids)
         )
         if memory is not None:
-            if c.attention_fusion == "per_layer":
-                memory = AttentionFusion(c, in_loop=c.scan_layers, name="fusion")(memory)
-            cross = Attention(c, name="cross_attention")
-            x_BxTxD = sublayer(
+            read = self._fused(memory)
+            x_BxTxD = self._sublayer(
                 "cross_attention",
                 x_BxTxD,
-                lambda x: cross(x, memory, memory_lengths_B, example_ids_B),
+                ids,
+                lambda x: self.cross_attention(x, read, memory_lengths_B, ids),
             )
-        x_BxTxD = sublayer("mlp", x_BxTxD, FeedForward(c, name="mlp"))
+        x_BxTxD = self._sublayer("mlp", x_BxTxD, ids, self.mlp)
         return x_BxTxD, x_BxTxD if self.every_layer else None
 
+    def remember(self, carry: tuple[()], memory: Array) -> tuple[tuple[()], KeysValues]:
+        """The carry and the output of a scan over layers: what cross-attention reads (`Source`)."""
+        return carry, self.cross_attention.remember(self._fused(memory))
 
-class TransformerStack(nn.Module):
-    """`num_layers` layers, their parameters stacked on a leading axis L, and the final LayerNorm.
-
-    Every leaf below `layers` has shape [L, ...], whether or not the loop is unrolled.
-
-    Attributes:
-      config: the model's.
-      num_layers: depth.
-      every_layer: give the output of every layer, each after the final LayerNorm if pre-LN.
-      causal: self-attention does not see what comes after a position.
-    """
-
-    config: ModelConfig
-    num_layers: int
-    every_layer: bool = False
-    causal: bool = False
-
-    @nn.compact
-    def __call__(
+    def step(
         self,
-        x_BxTxD: Array,
-        lengths_B: Array | None,
-        memory: Array | None,
-        memory_lengths_B: Array | None,
-        example_ids_B: Array | None,
-        *,
-        frozen_layers: int = 0,
-    ) -> Array:
-        """States [B, T, D] after the last layer, or [L, B, T, D] after every layer.
+        x_BxNxD: Array,
+        past: KeysValues,
+        read: KeysValues | None,
+        source: Source,
+        position: Array,
+    ) -> tuple[Array, KeysValues]:
+        """This layer for one token of each beam.
 
-        The gradient of the lowest `frozen_layers` is 0 and is not computed, as long as x has none;
-        with any, the layers have other dropout masks than with none.
+        Args:
+          x_BxNxD: of N beams.
+          past: of this layer's self-attention, as `Attention.step` reads it.
+          read: of the source for this layer's cross-attention, if `source` has such.
+          source: of all layers.
+          position: of all these tokens.
+
+        Returns:
+          The carry and the output of a scan over layers: x, and keys and values [B, N, H, K].
         """
-        c, inputs = self.config, (lengths_B, memory, memory_lengths_B, example_ids_B)
-        layer = TransformerLayer
-        if c.remat != "none":
-            layer = nn.remat(layer, policy=_REMAT[c.remat], prevent_cse=not c.scan_layers)
+        new: list[KeysValues] = []
 
-        def loop(length: int) -> Any:
-            return nn.scan(
-                layer,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
-                length=length,
-                unroll=1 if c.scan_layers else length,
-            )
+        def look_back(x: Array) -> Array:
+            mixed, of_tokens = self.self_attention.step(x, past, position)
+            new.append(of_tokens)
+            return mixed
 
-        if frozen_layers:
-            # One loop would differentiate all layers: two, over slices of the same parameters.
-            stacked = self.variables["params"]["layers"]
-            lower = jax.tree.map(lambda p: jax.lax.stop_gradient(p[:frozen_layers]), stacked)
-            upper = jax.tree.map(lambda p: p[frozen_layers:], stacked)
-            x, states = x_BxTxD, []
-            for part, length in ((lower, frozen_layers), (upper, self.num_layers - frozen_layers)):
-                rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else None
-                layers = loop(length)(c, self.every_layer, self.causal, parent=None)
-                x, of_part = layers.apply({"params": part}, x, *inputs, rngs=rngs)
-                states.append(of_part)
-            states_LxBxTxD = jnp.concatenate(states) if self.every_layer else None
+        def look_up(x: Array) -> Array:
+            if read is None:
+                assert source.memory is not None
+                # Beams stand where positions do: cross-attention does not tell the two apart.
+                return self.cross_attention(x, source.memory, source.lengths_B, None)
+            return self.cross_attention.recall(x, read, source.lengths_B)
+
+        x_BxNxD = self._sublayer("self_attention", x_BxNxD, None, look_back)
+        x_BxNxD = self._sublayer("cross_attention", x_BxNxD, None, look_up)
+        return self._sublayer("mlp", x_BxNxD, None, self.mlp), new[0]
+
+    def _fused(self, memory: Array) -> Array:
+        return self.fusion(memory) if self.config.attention_fusion == "per_layer" else memory
+
+    def _sublayer(
+        self, name: str, x: Array, ids_B: Array | None, function: Callable[[Array], Array]
+    ) -> Array:
+        norm, drop = getattr(self, f"{name}_norm"), getattr(self, f"{name}_dropout")
+        if self.config.norm == "pre":
+            x = x + drop(function(norm(x)), ids_B)
         else:
-            layers = loop(self.num_layers)(c, self.every_layer, self.causal, name="layers")
-            x, states_LxBxTxD = layers(x_BxTxD, *inputs)
-        if states_LxBxTxD is not None:
-            x = constrain_hidden(states_LxBxTxD)
-        return layer_norm(c, "final_norm")(x) if c.norm == "pre" else x
+            x = norm(x + drop(function(x), ids_B))
+        return constrain_hidden(x)

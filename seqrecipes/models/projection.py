@@ -1,4 +1,4 @@
-"""The vocabulary projection, kept apart so that a loss can multiply it out piece by piece."""
+"""What logits are made of, kept apart so that a loss can multiply them out piece by piece."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Array = jax.Array
 
 
 class Projection(NamedTuple):
-    """What vocabulary logits are made of, in the compute type.
+    """What logits over a vocabulary, or over labels, are made of, in the compute type.
 
     Attributes:
       states: [..., D].
@@ -32,3 +32,17 @@ class Projection(NamedTuple):
         axes = ("batch", *(None,) * (logits.ndim - 2), "vocab")
         logits = nn.with_logical_constraint(logits, axes)
         return logits if self.bias_V is None else logits + self.bias_V
+
+
+class Prediction(NamedTuple):
+    """A part of what a model predicts, and what it should have been.
+
+    Attributes:
+      projection: of states [B, T, D].
+      targets_BxT: ids, rows of the projection's table.
+      pad_id: stands where there is no target.
+    """
+
+    projection: Projection
+    targets_BxT: Array
+    pad_id: int

@@ -13,10 +13,13 @@ from collections.abc import Mapping
 import flax.linen as nn
 import jax.numpy as jnp
 
+from seqrecipes.models.attention_fusion import AttentionFusion
+from seqrecipes.models.cache import KeysValues, Source
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, real_lengths
-from seqrecipes.models.layers import Array, AttentionFusion, TransformerStack
-from seqrecipes.models.projection import Projection
+from seqrecipes.models.layers import Array
+from seqrecipes.models.projection import Prediction, Projection
+from seqrecipes.models.stack import TransformerStack
 
 
 class Decoder(nn.Module):
@@ -24,7 +27,13 @@ class Decoder(nn.Module):
 
     config: ModelConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        c = self.config
+        if c.attention_fusion == "shared":
+            self.fusion = AttentionFusion(c, in_loop=False)
+        self.embedding = Embedder(c)
+        self.stack = TransformerStack(c, c.decoder_layers, causal=True)
+
     def __call__(
         self,
         tokens_BxTxD: Array,
@@ -40,13 +49,25 @@ class Decoder(nn.Module):
           memory_lengths_B: how many source tokens may be attended to, as `real_lengths` has it.
           example_ids_B: identity of each example for its dropout; None computes without dropout.
         """
-        c = self.config
-        if c.attention_fusion == "shared":
-            memory = AttentionFusion(c, in_loop=False, name="fusion")(memory)
-        x_BxTxD = Embedder(c, name="embedding")(tokens_BxTxD, example_ids_B)
-        return TransformerStack(c, c.decoder_layers, causal=True, name="stack")(
-            x_BxTxD, None, memory, memory_lengths_B, example_ids_B
-        )
+        memory = self._fused(memory)
+        x_BxTxD = self.embedding(tokens_BxTxD, example_ids_B)
+        return self.stack(x_BxTxD, None, memory, memory_lengths_B, example_ids_B)
+
+    def _fused(self, memory: Array) -> Array:
+        return self.fusion(memory) if self.config.attention_fusion == "shared" else memory
+
+    def remember(self, memory: Array, lengths_B: Array) -> Source:
+        """What `step` reads of a source, whose memory is as `Seq2Seq.encode` gives it."""
+        if self.config.attention_fusion == "decoder_states":
+            return Source(None, memory, lengths_B)
+        return Source(self.stack.remember(self._fused(memory)), None, lengths_B)
+
+    def step(
+        self, tokens_BxNxD: Array, past: KeysValues, source: Source, position: Array
+    ) -> tuple[Array, KeysValues]:
+        """As `Seq2Seq.step`, from token embeddings."""
+        x_BxNxD = self.embedding(tokens_BxNxD, None, position)
+        return self.stack.step(x_BxNxD, past, source, position)
 
 
 class Seq2Seq(nn.Module):
@@ -126,10 +147,49 @@ class Seq2Seq(nn.Module):
         )
         return self.decoder(x[:, length:], memory, lengths_B, example_ids_B)
 
+    def remember(self, tokens_BxS: Array) -> Source:
+        """Encodes sources for `step`."""
+        lengths_B = real_lengths(tokens_BxS, self.config.pad_id)
+        return self.decoder.remember(self.encode(tokens_BxS), lengths_B)
+
+    def step(
+        self, tokens_BxN: Array, past: KeysValues, source: Source, position: Array
+    ) -> tuple[Array, KeysValues]:
+        """Decoder states of one token of each of a source's N beams.
+
+        Args:
+          tokens_BxN: token ids.
+          past: keys and values of the tokens before, as `cache.empty` or another step gave them.
+          source: as `remember` gave it.
+          position: of all these tokens, int32[], below `max_positions` and the room in `past`.
+
+        Returns:
+          States [B, N, D] that predict the next token, and `past` with these tokens.
+        """
+        return self.decoder.step(self.token_embedding(tokens_BxN), past, source, position)
+
     def projection(self, hidden_BxTxD: Array) -> Projection:
         """What the logits of states [B, T, D] are made of."""
         table = self.token_embedding if self.config.tie_head else self.lm_head
         return Projection(hidden_BxTxD, table.matrix())
+
+    def predictions(
+        self,
+        batch: Mapping[str, Array],
+        example_ids_B: Array | None = None,
+        *,
+        encoder_dropout: bool = True,
+        frozen_encoder_layers: int = 0,
+    ) -> tuple[Prediction, ...]:
+        """What the decoder predicts; arguments as of `hidden`."""
+        hidden_BxTxD = self.hidden(
+            batch,
+            example_ids_B,
+            encoder_dropout=encoder_dropout,
+            frozen_encoder_layers=frozen_encoder_layers,
+        )
+        targets_BxT = batch[self.TARGETS]
+        return (Prediction(self.projection(hidden_BxTxD), targets_BxT, self.config.pad_id),)
 
     def logits(self, hidden_BxTxD: Array) -> Array:
         """Vocabulary logits [B, T, V] in float32."""

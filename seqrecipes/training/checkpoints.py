@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import operator
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -42,11 +43,14 @@ class Checkpointing:
       every: steps between checkpoints.
       keep: number of latest checkpoints kept.
       keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
+      best: a metric of validation and 'max' or 'min'. There is a checkpoint of every validation
+        then, and the best one is kept beside the latest; of equally good ones the latest.
     """
 
     every: int = 5_000
     keep: int = 2
     keep_every: int = 0
+    best: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         for field, least in (("every", 1), ("keep", 1), ("keep_every", 0)):
@@ -54,6 +58,8 @@ class Checkpointing:
                 raise UserError(
                     f"Checkpointing.{field}", getattr(self, field), f"must be at least {least}"
                 )
+        if self.best is not None and (len(self.best) != 2 or self.best[1] not in ("max", "min")):
+            raise UserError("Checkpointing.best", self.best, "write a pair: ('f1', 'max')")
 
 
 class Checkpoints:
@@ -71,11 +77,24 @@ class Checkpoints:
         keep: list[Any] = [checkpoint_managers.LatestN(policy.keep)]
         if policy.keep_every:
             keep.append(checkpoint_managers.EveryNSteps(policy.keep_every))
+        ranking: dict[str, Any] = {}
+        self._metric, mode = policy.best or ("", "")
+        if policy.best:
+            ranking = {"best_fn": operator.itemgetter(self._metric), "best_mode": mode}
+            keep.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=ranking["best_fn"],
+                    reverse=mode == "min",
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
         self._manager = ocp.CheckpointManager(
             self._dir,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
                 cleanup_tmp_directories=True,
+                **ranking,
             ),
         )
 
@@ -83,8 +102,28 @@ class Checkpoints:
         """Step of the latest complete checkpoint, if any."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, metadata: Mapping[str, Any]) -> None:
-        """Starts to save; returns when the state may be donated. A step saved already is left."""
+    def best(self) -> tuple[int, dict[str, float]] | None:
+        """Step and metrics of the best checkpoint by the policy, if any was validated."""
+        step = self._manager.best_step()
+        return None if step is None else (step, self._manager.metrics(step))
+
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        metadata: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Starts to save; returns when the state may be donated. A step saved already is left.
+
+        The metrics, if any, are those that `Checkpointing.best` chooses by.
+
+        Raises:
+          UserError: they lack the one to choose by, or the disk is full.
+        """
+        if metrics and self._metric not in metrics:
+            known = ", ".join(metrics)
+            raise UserError("Checkpointing.best", self._metric, f"validation gives {known}")
         if step == self.latest():
             return
         with disk_errors(self._dir):
@@ -95,6 +134,7 @@ class Checkpoints:
                     optimizer=ocp.args.StandardSave(state.optimizer),
                     metadata=ocp.args.JsonSave(dict(metadata)),
                 ),
+                metrics=dict(metrics) if metrics else None,
                 force=True,
             )
 

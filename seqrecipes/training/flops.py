@@ -6,9 +6,10 @@ what a rematerialisation policy adds.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 
-from seqrecipes.models import ModelConfig
+from seqrecipes.models import Head, ModelConfig
 
 
 def layer(hidden: int, mlp: int, queries: int, keys: int) -> int:
@@ -41,6 +42,7 @@ def training(
     features: Mapping[str, int],
     trainable: Collection[str],
     frozen_encoder_layers: int = 0,
+    heads: Sequence[Head] = (),
 ) -> dict[str, float]:
     """FLOPs of one example's update, by part.
 
@@ -52,6 +54,7 @@ def training(
       features: {feature: static length} of a batch.
       trainable: paths of the trained parameters; none is a forward pass.
       frozen_encoder_layers: lowest layers of the encoder that are frozen beside.
+      heads: of a `Labeller`, in place of what predicts a vocabulary.
     """
     d, f = config.hidden_size, config.mlp_size
 
@@ -71,7 +74,12 @@ def training(
         "encoder": layer(d, f, source, source)
         * (frozen_encoder_layers + trained * passes(layers, inputs))
     }
-    if config.decoder_layers:
+    if heads:
+        total["head"] = sum(
+            _classifier(head, d, features[head.targets], table or trains("encoder"), trains)
+            for head in heads
+        )
+    elif config.decoder_layers:
         target = features["decoder_target_tokens"]
         below = table or trains("encoder")
         layers = trains("decoder/stack/layers")
@@ -91,6 +99,20 @@ def training(
         inputs = inputs or trains("mlm_head/dense", "mlm_head/norm")
         total["head"] = dense + 2 * masked * d * config.vocab_size * passes(projection, inputs)
     return {name: float(value) for name, value in total.items()}
+
+
+def _classifier(
+    head: Head, width: int, positions: int, below: bool, trains: Callable[..., bool]
+) -> int:
+    """FLOPs of a head of a `Labeller`; `below`: whether what it reads hangs on a trained weight."""
+    prefix, total = f"heads/{head.name}", 0
+    layers = [*(f"hidden_{layer}" for layer in range(len(head.hidden))), "output"]
+    widths = itertools.pairwise([width, *head.hidden, head.labels])
+    for name, (before, after) in zip(layers, widths, strict=True):
+        own = trains(f"{prefix}/{name}/")
+        total += 2 * positions * before * after * (1 + own + below)
+        below = below or own
+    return total
 
 
 def _fusion_trains(trainable: Collection[str]) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import tree
-from seqrecipes.models import Model, init_params
+from seqrecipes.models import Labeller, Model, random_params
 from seqrecipes.training import accelerators, flops, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
@@ -41,6 +41,8 @@ from seqrecipes.training.step import (
 log = logging.getLogger(__name__)
 
 LocalBatch = Mapping[str, np.ndarray]
+# From parameters to {metric: value}, the same in every process.
+Evaluation = Callable[[tree.Tree], dict[str, float]]
 
 
 class Batches(Protocol):
@@ -112,7 +114,7 @@ class Training:
 
     def initial_values(self) -> dict[str, Any]:
         """Random parameters, for use under jit."""
-        return init_params(self.model.config, self.seed)
+        return random_params(self.model, self.seed)
 
     def random_params(self, mesh: Mesh) -> dict[str, Any]:
         """Parameters from scratch; the same values on every mesh."""
@@ -154,7 +156,11 @@ class Training:
     def flops_by_part(self, span: Span) -> dict[str, float]:
         """Model FLOPs of one update in a phase: encoder, decoder, head."""
         by_part = flops.training(
-            self.model.config, self.features, span.cohorts, span.frozen_encoder_layers
+            self.model.config,
+            self.features,
+            span.cohorts,
+            span.frozen_encoder_layers,
+            self.model.shapes if isinstance(self.model, Labeller) else (),
         )
         return {part: self.batch_size * cost for part, cost in by_part.items()}
 
@@ -172,6 +178,7 @@ def train(
     batches: Batches,
     metadata: Mapping[str, Any],
     writers: Callable[[int], list[reporting.Writer]],
+    evaluation: Evaluation | None = None,
 ) -> dict[str, float]:
     """Trains a stage to its end and returns its final validation metrics.
 
@@ -183,6 +190,7 @@ def train(
       batches: where batches come from.
       metadata: saved with every checkpoint, beside the step and the data position.
       writers: makes the metric writers of a run that begins at the given step.
+      evaluation: what is validated by, in place of the loss on the validation batches.
 
     Raises:
       Interrupted: a signal came; a checkpoint of the last step was saved before.
@@ -202,9 +210,13 @@ def train(
 
     progress = Progress(reporter, ledger, start)
 
+    # A checkpoint that is to be compared with others is saved with what its validation gave.
+    ranked = training.checkpointing.best is not None
+    validated: dict[str, float] = {}
+
     def save(state: TrainState, step: int) -> None:
         position = {"step": step, "examples": step * training.batch_size}
-        checkpoints.save(step, state, dict(metadata) | position)
+        checkpoints.save(step, state, dict(metadata) | position, validated if ranked else None)
         progress.spent("checkpoints")
 
     try:
@@ -212,7 +224,7 @@ def train(
             state = _first_state(training, checkpoints, start, mesh, initial_params)
             if start:
                 progress.spent("checkpoints")
-            evaluate = _evaluator(training, mesh, batches)
+            evaluate = evaluation or evaluator(training, mesh, batches)
             step = start
             for span in training.spans:
                 if step >= span.stop:
@@ -228,25 +240,30 @@ def train(
                     if step == max(start, span.start) + 1:
                         progress.spent("compilation")
                     progress.dispatched(metrics)
-                    saves = step % training.checkpointing.every == 0
+                    last = step == training.steps
+                    # The last validation may wait until the last step is saved, unless it belongs
+                    # to what is saved.
+                    validates = ranked if last else step % training.validate_every == 0
+                    saves = step % training.checkpointing.every == 0 or (ranked and validates)
                     signum = watch.check(step)
                     # Validation waits for the devices: what they still do is training until then.
-                    validates = step % training.validate_every == 0 and step < training.steps
-                    if validates or saves or signum is not None or step == training.steps:
+                    if validates or saves or signum is not None or last:
                         progress.report()
                     elif step % training.log_every == 0:
                         progress.report_later()
+                    validated = evaluate(state.params) if validates else {}
                     if validates:
-                        reporter.validation(step, evaluate(state.params))
+                        reporter.validation(step, validated)
                         progress.spent("validation")
                     if saves or signum is not None:
                         save(state, step)
                     if signum is not None:
                         raise Interrupted(signum, step)
-            validated = evaluate(state.params)
-            reporter.validation(step, validated)
-            progress.spent("validation")
-            save(state, step)
+            if not validated:
+                validated = evaluate(state.params)
+                reporter.validation(step, validated)
+                progress.spent("validation")
+                save(state, step)
             return validated
     finally:
         reporter.restart_clock(training.steps)  # after an error nobody knows what seconds were for
@@ -292,9 +309,8 @@ def _enter(training: Training, state: TrainState, span: Span, mesh: Mesh) -> Tra
     return jax.jit(enter, out_shardings=training.layout(span, mesh), donate_argnums=0)(state)
 
 
-def _evaluator(
-    training: Training, mesh: Mesh, batches: Batches
-) -> Callable[[tree.Tree], dict[str, float]]:
+def evaluator(training: Training, mesh: Mesh, batches: Batches) -> Evaluation:
+    """Cross-entropy and accuracy per target on the validation batches."""
     step = jax.jit(
         make_eval_step(training.model, training.logits_tile), out_shardings=parts.replicated(mesh)
     )

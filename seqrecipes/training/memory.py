@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.models import Labeller
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training import programs, slices
 from seqrecipes.training.loop import Training
@@ -104,10 +105,14 @@ def _gradients(params: tree.Tree, span: Span) -> int:
 
 
 def _logits(training: Training, span: Span, mesh: Mesh) -> int:
-    config, features = training.model.config, training.features
-    tile = min(features[training.model.TARGETS], training.logits_tile)
-    vocabulary = config.vocab_size // mesh.shape["tensor"]
-    return 2 * 4 * micro_batch(training, span, mesh) * tile * vocabulary
+    model = training.model
+    if isinstance(model, Labeller):
+        widths = {head.targets: head.labels for head in model.shapes}
+    else:
+        widths = {model.TARGETS: model.config.vocab_size // mesh.shape["tensor"]}
+    tiles = {name: min(training.features[name], training.logits_tile) for name in widths}
+    largest = max(tiles[name] * width for name, width in widths.items())
+    return 2 * 4 * micro_batch(training, span, mesh) * largest
 
 
 def micro_batch(training: Training, span: Span, mesh: Mesh) -> int:

@@ -1,4 +1,4 @@
-"""AdamW on the trainable part of a model, in cohorts, with a linear schedule.
+"""AdamW on the trainable part of a model, in cohorts, with a warm-up and a linear decay.
 
 Frozen parameters have no gradient, no moments and no update. Clipping sees the trainable part only.
 """
@@ -19,6 +19,7 @@ from seqrecipes.training import slices
 
 Array = jax.Array
 Leaves = Mapping[str, Array]
+WARMUPS = ("linear", "exponential")
 State = dict[str, optax.ScaleByAdamState]
 
 # No decay on biases and LayerNorm.
@@ -27,14 +28,16 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = ((r".*(bias|scale)$", False), (r".*"
 
 @dataclasses.dataclass(frozen=True)
 class AdamW:
-    """AdamW, linear warm-up, linear decay to a floor (Soltan et al. 2023, appendix E).
+    """AdamW, warm-up, linear decay to a floor (Soltan et al. 2023, appendix E and Table 10).
 
-    The paper gives the schedule; betas and weight decay are those of its fine-tuning (Table 10),
+    The paper gives the schedules; betas and weight decay are those of its fine-tuning (Table 10),
     epsilon and clipping are common practice.
 
     Attributes:
       peak: learning rate at the end of the warm-up.
       warmup_steps: W.
+      warmup: 'linear', or 'exponential', which multiplies by the same factor at every update.
+      start: learning rate before the first update.
       floor: learning rate of the last update.
       beta1: decay of the first moment.
       beta2: decay of the second moment.
@@ -49,6 +52,8 @@ class AdamW:
 
     peak: float = 1.5e-4
     warmup_steps: int = 5_000
+    warmup: str = "linear"
+    start: float = 0.0
     floor: float = 5e-6
     beta1: float = 0.9
     beta2: float = 0.99
@@ -62,11 +67,18 @@ class AdamW:
         for field in ("beta1", "beta2"):
             if not 0 <= getattr(self, field) < 1:
                 raise UserError(f"AdamW.{field}", getattr(self, field), "lies in [0, 1)")
-        for field in ("floor", "epsilon", "weight_decay", "clip_norm", "warmup_steps"):
+        if self.warmup not in WARMUPS:
+            raise UserError("AdamW.warmup", self.warmup, f"choose one of {', '.join(WARMUPS)}")
+        for field in ("start", "floor", "epsilon", "weight_decay", "clip_norm", "warmup_steps"):
             if getattr(self, field) < 0:
                 raise UserError(f"AdamW.{field}", getattr(self, field), "must not be negative")
         if self.peak < self.floor or self.peak <= 0:
             raise UserError("AdamW.peak", self.peak, f"must be positive, at least {self.floor=}")
+        if self.start > self.peak or (self.warmup == "exponential" and not self.start):
+            remedy = f"lies below AdamW.peak = {self.peak}"
+            if self.warmup == "exponential":
+                remedy += "; an exponential warm-up begins above 0, e.g. 1e-7"
+            raise UserError("AdamW.start", self.start, remedy)
         for entry in self.multipliers:
             match entry:
                 case [str(), float() | int() as factor] if 0 < factor < math.inf:
@@ -82,7 +94,8 @@ class AdamW:
     def schedule(self, total_steps: int) -> optax.Schedule:
         """Learning rate of update number t = 1 ... total_steps, continued linearly down to t = 0.
 
-        peak * t / W up to t = W, then floor + (peak - floor) * (T - t) / (T - W).
+        Up to t = W start + (peak - start) * t / W, or start * (peak / start) ** (t / W); then
+        floor + (peak - floor) * (T - t) / (T - W).
 
         Raises:
           UserError: the warm-up does not end before the stage does.
@@ -95,11 +108,18 @@ class AdamW:
             )
         return optax.join_schedules(
             [
-                optax.linear_schedule(0.0, self.peak, self.warmup_steps),
+                self._rise,
                 optax.linear_schedule(self.peak, self.floor, total_steps - self.warmup_steps),
             ],
             [self.warmup_steps],
         )
+
+    @property
+    def _rise(self) -> optax.Schedule:
+        if self.warmup == "linear":
+            return optax.linear_schedule(self.start, self.peak, self.warmup_steps)
+        ratio = math.log(self.peak / self.start) / max(self.warmup_steps, 1)
+        return lambda step: self.start * jnp.exp(ratio * step)
 
     def check_multipliers(self, paths: Iterable[str]) -> None:
         """Checks the multipliers against all parameters of a model, frozen ones too.

@@ -6,6 +6,7 @@ moment and no update exists for them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -93,29 +94,32 @@ def loss_sums(
     frozen_encoder_layers: int = 0,
     minimised: Loss = PLAIN,
 ) -> Sums:
-    """Summed loss of a batch.
+    """Summed loss of a batch, over all that the model predicts.
 
     Without dropout if `example_ids` is None, and within the encoder if not `encoder_dropout`. The
     gradient stops above the lowest `frozen_encoder_layers`.
     """
     variables = {"params": params}
-    hidden: Any = model.apply(
+    predictions: Any = model.apply(
         variables,
         batch,
         example_ids,
         encoder_dropout=encoder_dropout,
         frozen_encoder_layers=frozen_encoder_layers,
-        method="hidden",
+        method="predictions",
         rngs=None if key is None else {"dropout": key},
     )
-    projection: Any = model.apply(variables, hidden, method="projection")
-    return cross_entropy(
-        projection,
-        batch[model.TARGETS],
-        pad_id=model.config.pad_id,
-        tile=tile,
-        minimised=minimised,
-    )
+    of_parts = [
+        cross_entropy(
+            each.projection,
+            each.targets_BxT,
+            pad_id=each.pad_id,
+            tile=tile,
+            minimised=minimised,
+        )
+        for each in predictions
+    ]
+    return functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), of_parts)
 
 
 def make_train_step(
@@ -175,7 +179,7 @@ def make_train_step(
             return sums.objective, sums
 
         gradient = jax.grad(loss, has_aux=True)
-        ids = jnp.arange(batch[model.TARGETS].shape[0])
+        ids = jnp.arange(batch[model.TOKENS[0]].shape[0])
         if micro_batches == 1:
             gradients, sums = gradient(trainable, batch, ids)
         else:

@@ -232,7 +232,7 @@ def test_report_of_nothing(capsys, tmp_path):
     assert "holds no run" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "convert", "report", "train_vocabulary"])
+@pytest.mark.parametrize("command", ["train", "convert", "generate", "report", "train_vocabulary"])
 def test_help_answers_without_the_heavy_libraries(command):
     code = (
         "import sys; from importlib import import_module\n"

@@ -256,3 +256,32 @@ def test_missing_and_misshapen_leaves_are_refused():
     shapes["encoder/embedding/norm/scale"] = jax.ShapeDtypeStruct((7,), np.float32)
     with pytest.raises(UserError, match=r"has the shape \(7,\)"):
         warm_start.plan("encoder_to_seq2seq", tree.unflatten(shapes), wanted)
+
+
+@pytest.mark.parametrize("name", ["roberta_12e", "bart_12e12d"])
+def test_a_labeller_takes_the_encoder_and_the_table_of_either_model(name):
+    source = config(name)
+    heads = (models.Head("label", 3, (8,)), models.Head("words", 5, (), "words"))
+    encoder = dataclasses.replace(source, decoder_layers=0)
+    target = models.Labeller(encoder, heads)
+    old = params_of(source, 1)
+    account = warm_start.plan(
+        "encoder_to_labeller", models.parameter_shapes(source), models.shapes(target)
+    )
+    fresh = jax.jit(functools.partial(models.random_params, target, 2))()
+    new = warm_start.convert(old, account=account, initialise=lambda: fresh)
+    before, random = tree.flatten(old), tree.flatten(fresh)
+    for path, leaf in tree.flatten(new).items():
+        expected = random[path] if path.startswith("heads/") else before[path]
+        np.testing.assert_array_equal(leaf, expected, err_msg=path)
+    rest = {path for path in before if not path.startswith(("encoder/", "token_embedding/"))}
+    assert set(account.dropped) == rest
+    assert rest and "dropped" in str(account)
+
+
+def test_no_stage_asks_for_what_fine_tuning_does_by_itself():
+    encoder = tiny.config(decoder_layers=0)
+    with pytest.raises(UserError, match="choose one of encoder_to_seq2seq"):
+        warm_start.check(
+            "encoder_to_labeller", encoder, encoder, source_vocabulary="a", target_vocabulary="a"
+        )

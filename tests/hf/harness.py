@@ -13,7 +13,7 @@ from seqrecipes.conversion.hf.export import export
 from seqrecipes.data import pieces
 from seqrecipes.models import ModelConfig
 from seqrecipes.models.encoder import Embedder, real_lengths
-from seqrecipes.models.layers import TransformerStack
+from seqrecipes.models.stack import TransformerStack
 from tests.models import tiny
 
 PAD = 1

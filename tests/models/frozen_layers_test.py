@@ -11,7 +11,7 @@ import pytest
 
 from seqrecipes import tree
 from seqrecipes.models import build
-from seqrecipes.models.layers import TransformerStack
+from seqrecipes.models.stack import TransformerStack
 from tests.models import tiny
 
 KINDS: list[dict[str, Any]] = [

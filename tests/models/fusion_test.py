@@ -12,9 +12,9 @@ import pytest
 
 from seqrecipes import tree
 from seqrecipes.models import Seq2Seq, build
+from seqrecipes.models.attention_fusion import fuse_layers, layer_weights
 from seqrecipes.models.axes import PARAMETER_AXES
 from seqrecipes.models.encoder import real_lengths
-from seqrecipes.models.layers import fuse_layers, layer_weights
 from seqrecipes.training.optimizer import AdamW
 from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.phases import Phase

@@ -14,7 +14,8 @@ import pytest
 from seqrecipes import tree
 from seqrecipes.errors import UserError
 from seqrecipes.models import build
-from seqrecipes.models.layers import TransformerLayer, TransformerStack, layer_norm
+from seqrecipes.models.layers import TransformerLayer, layer_norm
+from seqrecipes.models.stack import TransformerStack
 from seqrecipes.training.step import loss_sums
 from tests.models import oracle, tiny
 

@@ -10,12 +10,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from seqrecipes import tree
-from seqrecipes.models import Model, ModelConfig, build
+from seqrecipes import models, tree
+from seqrecipes.models import Model, ModelConfig
 
 PAD = 1
 # JAX takes NumPy arrays wherever it takes its own; its types say `jax.Array` alone.
@@ -84,9 +82,7 @@ def batch(
 def shapes(model: Model) -> dict[str, Any]:
     """The parameter tree of a model as shapes."""
     # Shapes depend on no compute type, and float64 may be switched off where this is called.
-    model = build(dataclasses.replace(model.config, dtype="float32"))
-    example = {name: jnp.asarray(x) for name, x in batch(model.config).items()}
-    return jax.eval_shape(lambda: model.init(jax.random.key(0), example)["params"])
+    return models.shapes(model.clone(config=dataclasses.replace(model.config, dtype="float32")))
 
 
 def random_params(model: Model, seed: int = 0, dtype: str = "float64") -> dict[str, Any]:

@@ -65,6 +65,29 @@ def test_a_step_costs_what_xla_counts(changes, freeze, layers):
     assert sum(by_part.values()) == pytest.approx(counted, rel=0.04)
 
 
+@pytest.mark.parametrize("freeze", [(), ("token_embedding",), FROZEN, ("encoder", "heads/words")])
+def test_a_labellers_step_costs_what_xla_counts(freeze):
+    heads = models.Head("label", 200, (256, 384)), models.Head("words", 300, (512,), "words")
+    model = models.Labeller(wide(decoder_layers=0), heads)
+    features = {"encoder_input_tokens": 32, "label": 1, "word_positions": 24, "word_labels": 24}
+    shapes = models.shapes(model)
+    (span,) = phases.spans([Phase(1, freeze)], tree.flatten(shapes))
+    batch = {name: jnp.ones((4, length), jnp.int32) for name, length in features.items()}
+
+    def loss(trainable, frozen, batch):
+        params = tree.unflatten(trainable | frozen)
+        return loss_sums(model, params, batch, None, None, 32).objective
+
+    parts = jax.eval_shape(lambda params: split_params(params, span), shapes)
+    compiled = jax.jit(jax.grad(loss)).lower(*parts, batch).compile()
+    by_part = flops.training(model.config, features, span.cohorts, heads=heads)
+    assert sum(by_part.values()) == pytest.approx(compiled.cost_analysis()["flops"] / 4, rel=0.04)
+    if not freeze:
+        words = 2 * 24 * (512 * 512 + 512 * 300)
+        label = 2 * (512 * 256 + 256 * 384 + 384 * 200)
+        assert by_part["head"] == 3 * (words + label)
+
+
 @pytest.mark.parametrize(("decoder_layers", "features"), [(0, MLM), (1, SEQ2SEQ)])
 def test_the_forward_pass_costs_what_xla_counts(decoder_layers, features):
     config = wide(decoder_layers=decoder_layers)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrecipes import tree
-from seqrecipes.models import Model, init_params, parameter_shapes
+from seqrecipes.models import Model, random_params, shapes
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loss import PLAIN, Loss
 from seqrecipes.training.optimizer import AdamW
@@ -39,7 +39,7 @@ def fresh_state(params: tree.Tree) -> TrainState:
 
 def initial(model: Model, batch: tiny.Arrays, seed: int = 0) -> dict[str, Any]:
     """Freshly initialised parameters, on one device."""
-    return jax.jit(functools.partial(init_params, model.config, seed))()
+    return jax.jit(functools.partial(random_params, model, seed))()
 
 
 def place(params: tree.Tree, phases: Sequence[Phase]) -> list[Span]:
@@ -98,18 +98,17 @@ def run(
     tile: int = 8,
 ) -> Result:
     """Initialises on the mesh (or on one device if it is None) and trains on one batch."""
-    shapes = parameter_shapes(model.config)
-    placed = place(shapes, phases)
+    placed = place(shapes(model), phases)
     rows = len(next(iter(batch.values())))
     with contextlib.ExitStack() as stack:
         shardings, inputs = None, dict(batch)
         if mesh is not None:
             stack.enter_context(partitioning.on(mesh))
-            shardings = tree.unflatten(partitioning.parameter_shardings(shapes, mesh))
+            shardings = tree.unflatten(partitioning.parameter_shardings(shapes(model), mesh))
             parts.check_batch(rows, partitioning.micro_batches, mesh, field="batch_size")
             chosen = parts.local_rows(rows, mesh)
             inputs = parts.global_batch({k: v[chosen] for k, v in batch.items()}, rows, mesh)
-        init = functools.partial(init_params, model.config, 0)
+        init = functools.partial(random_params, model, 0)
         params = jax.jit(init, out_shardings=shardings)()
         state = TrainState(jnp.zeros((), jnp.int32), params, {})
         ends, metrics, states = [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -51,6 +52,46 @@ def test_schedule_is_continuous_at_the_peak_and_stays_at_the_floor() -> None:
 def test_schedule_without_warm_up_starts_at_the_peak() -> None:
     adamw = AdamW(peak=1.0, warmup_steps=0, floor=0.0)
     assert rates(adamw, 4, [0, 1, 4]) == pytest.approx([1.0, 0.75, 0.0])
+
+
+def test_schedules_of_fine_tuning() -> None:
+    """Soltan et al. 2023, Table 10: t = 0, 1, W, half-way down, T."""
+    linear = AdamW(peak=3e-5, warmup_steps=1_000, floor=0.0)
+    expected = [0.0, 3e-8, 3e-5, 1.5e-5, 0.0]
+    found = rates(linear, 9_000, [0, 1, 1_000, 5_000, 9_000])
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-12)
+    exponential = dataclasses.replace(
+        linear, peak=5e-6, floor=1e-7, warmup="exponential", start=1e-7
+    )
+    # The peak is 50 times the start: in half the warm-up the square root of that.
+    expected = [1e-7, 1e-7 * 50**0.001, 1e-7 * 50**0.5, 5e-6, 2.55e-6, 1e-7]
+    found = rates(exponential, 50_000, [0, 1, 500, 1_000, 25_500, 50_000])
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_exponential_warm_up_multiplies_by_the_same_factor() -> None:
+    adamw = AdamW(peak=8.0, warmup_steps=3, floor=2.0, warmup="exponential", start=1.0)
+    assert rates(adamw, 5, [0, 1, 2, 3, 4, 5]) == pytest.approx([1.0, 2.0, 4.0, 8.0, 5.0, 2.0])
+
+
+def test_a_linear_warm_up_may_start_above_zero() -> None:
+    adamw = AdamW(peak=1.0, warmup_steps=4, floor=0.0, start=0.2)
+    assert rates(adamw, 8, [0, 1, 2, 4]) == pytest.approx([0.2, 0.4, 0.6, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"warmup": "exponential"}, "AdamW.start"),
+        ({"warmup": "exponential", "start": 1.0}, "AdamW.start"),
+        ({"start": -1e-7}, "AdamW.start"),
+        ({"warmup": "quadratic"}, "AdamW.warmup"),
+    ],
+)
+def test_warm_ups_that_cannot_be_are_refused(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(UserError) as caught:
+        AdamW(**fields)
+    assert caught.value.field == field
 
 
 def test_step_uses_one_schedule_for_all_phases_and_counts_from_one() -> None:

@@ -1,0 +1,153 @@
+"""Protocol: models x tasks x seeds, each a run of `seqrecipes.finetune` in a process of its own.
+
+Where learning rates are given, each task's is chosen first, by single runs of one model, and is
+then the same for all models (Soltan et al. 2023, appendix C). What is finished is not done again,
+so that the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import gin
+
+from seqrecipes.downstream.finetuning import MINIMISED
+from seqrecipes.downstream.jobs import Job
+from seqrecipes.downstream.results import SCORES_FILE
+from seqrecipes.errors import UserError
+
+RUNS, RATES = "runs", "rates"
+
+
+@gin.configurable("protocol")
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """What is to be fine-tuned on what.
+
+    Attributes:
+      model_dir: folder of everything.
+      models: {name in tables: checkpoint}, or {name: {macro of gin/finetune/*.gin: value}}, as in
+        {'random': {'CHECKPOINT': 'runs/roberta_12e/roberta_12e', 'WEIGHTS': 'random'}}.
+      tasks: {name of a file in gin/finetune/: names of models}; no names are all models.
+      seeds: of each model on each task.
+      learning_rates: peaks to choose from for each task; empty takes those of the files.
+      gin_files: read after the task's, for all runs.
+      macros: {macro: value}, for all runs.
+    """
+
+    model_dir: str = gin.REQUIRED
+    models: Mapping[str, str | Mapping[str, Any]] = gin.REQUIRED
+    tasks: Mapping[str, Sequence[str]] = gin.REQUIRED
+    seeds: Sequence[int] = (0, 1, 2)
+    learning_rates: Sequence[float] = ()
+    gin_files: Sequence[str] = ()
+    macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for field in ("models", "tasks", "seeds"):
+            if not getattr(self, field):
+                raise UserError(f"protocol.{field}", getattr(self, field), "names nothing")
+        for task, names in self.tasks.items():
+            file = _task_file(task)
+            if not pathlib.Path(file).is_file():
+                known = sorted(path.stem for path in pathlib.Path("gin/finetune").glob("*.gin"))
+                raise UserError("protocol.tasks", task, f"no {file}; there are {', '.join(known)}")
+            if unknown := sorted(set(names) - self.models.keys()):
+                raise UserError("protocol.tasks", unknown, f"models are {', '.join(self.models)}")
+        for rate in self.learning_rates:
+            if rate <= 0:
+                raise UserError("protocol.learning_rates", rate, "must be above 0")
+
+    def trials(self) -> list[Job]:
+        """Single runs to choose learning rates by: one model, the first seed, English alone."""
+        return [
+            self._job(task, self._models_of(task)[0], self.seeds[0], rate)
+            for task in self.tasks
+            for rate in self.learning_rates
+        ]
+
+    def rate(self, task: str) -> float | None:
+        """The learning rate with the best score on the validation split; None is the task file's.
+
+        Raises:
+          UserError: a trial has no scores yet.
+        """
+        scored = {rate: self._validated(task, rate) for rate in self.learning_rates}
+        if not scored:
+            return None
+        minimises = next(iter(scored.values()))[0] in MINIMISED
+        sign = -1 if minimises else 1
+        # Of equals the smallest.
+        return max(sorted(scored), key=lambda rate: sign * scored[rate][1])
+
+    def runs(self) -> list[Job]:
+        """The runs that count, once every task's learning rate is known."""
+        return [
+            self._job(task, model, seed, None, self.rate(task))
+            for task in self.tasks
+            for model in self._models_of(task)
+            for seed in self.seeds
+        ]
+
+    @property
+    def results(self) -> pathlib.Path:
+        """Folder of the runs that count."""
+        return pathlib.Path(self.model_dir, RUNS)
+
+    def _models_of(self, task: str) -> Sequence[str]:
+        return self.tasks[task] or list(self.models)
+
+    def _job(
+        self, task: str, model: str, seed: int, trial: float | None, rate: float | None = None
+    ) -> Job:
+        given = self.models[model]
+        own = {"CHECKPOINT": given} if isinstance(given, str) else given
+        macros: dict[str, Any] = {**own, **self.macros, "NAME": model, "SEEDS": [seed]}
+        if trial is None:
+            folder = self.results / task / model
+        else:
+            folder = self._trial(task, trial)
+            macros["LANGUAGES"] = ["en"]
+        if peak := trial or rate:
+            macros["PEAK"] = peak
+        macros["MODEL_DIR"] = str(folder)
+        files = [_task_file(task), *self.gin_files]
+        return Job(
+            name=f"{task}, {model}, " + (f"seed {seed}" if trial is None else f"rate {trial:g}"),
+            command=(
+                *(sys.executable, "-m", "seqrecipes.finetune"),
+                *(f"--gin_file={file}" for file in files),
+                *(f"--gin.{macro}={value!r}" for macro, value in macros.items()),
+            ),
+            log=folder / f"log-{seed}.txt",
+            result=folder / str(seed) / SCORES_FILE,
+        )
+
+    def _trial(self, task: str, rate: float) -> pathlib.Path:
+        return pathlib.Path(self.model_dir, RATES, task, f"{rate:g}")
+
+    def _validated(self, task: str, rate: float) -> tuple[str, float]:
+        """(metric, score) of a trial on the validation split."""
+        file = self._trial(task, rate) / str(self.seeds[0]) / SCORES_FILE
+        if not file.is_file():
+            raise UserError("protocol.learning_rates", rate, f"{file} is missing: its run failed")
+        scores = json.loads(file.read_text("utf-8"))
+        return scores["metric"], scores["validation"][scores["metric"]]
+
+
+def described(protocol: Protocol) -> Iterator[str]:
+    """What will be done, line by line."""
+    for task in protocol.tasks:
+        names = protocol.tasks[task] or list(protocol.models)
+        rates = ", ".join(f"{rate:g}" for rate in protocol.learning_rates)
+        first = f", after trials of {names[0]} with {rates}" if rates else ""
+        yield f"{task}: {', '.join(names)}, {len(protocol.seeds)} seeds{first}"
+
+
+def _task_file(task: str) -> str:
+    return f"gin/finetune/{task}.gin"

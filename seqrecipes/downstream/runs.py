@@ -1,0 +1,207 @@
+"""Runs a fine-tuning: seed after seed, each trained, scored with its best checkpoint, and cleared.
+
+A run's folder has one folder a seed. A finished seed is skipped and a started one goes on, so that
+the same command, given again, does what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import logging
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+
+import gin
+import jax
+import numpy as np
+
+from seqrecipes import tree
+from seqrecipes.downstream import preparing, results, scoring
+from seqrecipes.downstream.finetuning import Finetuning
+from seqrecipes.downstream.preparing import Prepared
+from seqrecipes.training import checkpoints, compilation, loop, reporting
+from seqrecipes.training.checkpoints import Checkpoints
+from seqrecipes.training.loop import Evaluation, LocalBatch, Training
+
+log = logging.getLogger(__name__)
+
+
+@gin.configurable("finetune")
+class Run:
+    """A fine-tuning in its folder.
+
+    Args:
+      finetuning: what to fine-tune, and how.
+      model_dir: the run's folder.
+      devices: by default all that are present.
+    """
+
+    def __init__(
+        self,
+        finetuning: Finetuning = gin.REQUIRED,
+        model_dir: str = gin.REQUIRED,
+        devices: Sequence[jax.Device] | None = None,
+    ):
+        self.finetuning = finetuning
+        self.model_dir = pathlib.Path(model_dir)
+        self.mesh = finetuning.partitioning.mesh(devices)
+
+    def describe(self) -> str:
+        """Checks everything that needs no training; the fine-tuning in words. Nothing is kept."""
+        with self._prepared(imports=None) as prepared:
+            prepared.check_folder(self.model_dir)
+            return "\n".join([str(prepared), *map(self._state, self.finetuning.seeds)])
+
+    def execute(self) -> str:
+        """Trains and scores what is left; the scores of all seeds in words.
+
+        Raises:
+          UserError: something cannot work; nothing was trained.
+          Interrupted: a signal came, and the state was saved.
+        """
+        with self._prepared(imports=self.model_dir) as prepared:
+            prepared.claim(self.model_dir)
+            log.info("%s", prepared)
+            with compilation.kept(self.model_dir):
+                for seed in self.finetuning.seeds:
+                    self._execute(prepared, seed)
+        return summary([self._scores(seed) for seed in self.finetuning.seeds])
+
+    @contextlib.contextmanager
+    def _prepared(self, imports: pathlib.Path | None) -> Iterator[Prepared]:
+        """All checks done, and nothing written yet but what had to be imported."""
+        with tempfile.TemporaryDirectory() as temporary:
+            scratch = pathlib.Path(temporary)
+            yield preparing.prepare(self.finetuning, imports or scratch, scratch, self.mesh)
+
+    def _folder(self, seed: int) -> pathlib.Path:
+        return self.model_dir / str(seed)
+
+    def _scores(self, seed: int) -> pathlib.Path:
+        return self._folder(seed) / scoring.SCORES
+
+    def _state(self, seed: int) -> str:
+        step = checkpoints.latest_step(self._folder(seed)) or 0
+        return (
+            f"  seed {seed}: {'finished' if self._scores(seed).exists() else f'at step {step:,}'}"
+        )
+
+    def _execute(self, prepared: Prepared, seed: int) -> None:
+        folder, training = self._folder(seed), prepared.training(seed)
+        if self._scores(seed).exists():
+            log.info("seed %d: finished already, skipped", seed)
+        else:
+            if checkpoints.latest_step(folder) != training.steps:
+                self._train(prepared, training, folder)
+            self._score(prepared, training, folder)
+        _clear(folder)
+
+    def _train(self, prepared: Prepared, training: Training, folder: pathlib.Path) -> None:
+        seed = training.seed
+        folder.mkdir(parents=True, exist_ok=True)
+        placement = training.partitioning.placement(self.mesh)
+        loop.train(
+            training,
+            folder,
+            mesh=self.mesh,
+            initial_params=functools.partial(
+                prepared.source.params, training.model, seed, placement
+            ),
+            batches=_Batches(prepared, training),
+            metadata={
+                "model": training.model.config.to_dict(),
+                "vocabulary": prepared.scorer.vocabulary.checksum,
+                "finetuning": dataclasses.replace(prepared.facts, seed=seed).to_dict(),
+                "converted_from": str(prepared.source.folder),
+                "conversion": f"fine-tuning on {self.finetuning.set}",
+            },
+            writers=functools.partial(_writers, folder),
+            evaluation=self._evaluation(prepared, training),
+        )
+
+    def _evaluation(self, prepared: Prepared, training: Training) -> Evaluation:
+        """What is selected by: the set's metrics, or what is made of the loss alone."""
+        if not prepared.by_loss:
+            return functools.partial(prepared.scorer.evaluate, examples=prepared.validation)
+        of_loss = loop.evaluator(training, self.mesh, _Batches(prepared, training))
+
+        def evaluate(params: tree.Tree) -> dict[str, float]:
+            values = of_loss(params)
+            return values | {"perplexity": float(np.exp(values["loss"]))}
+
+        return evaluate
+
+    def _score(self, prepared: Prepared, training: Training, folder: pathlib.Path) -> None:
+        """Scores the best checkpoint; only now are test splits and other languages read."""
+        saved = Checkpoints(folder, training.checkpointing)
+        best = saved.best()
+        saved.close()
+        assert best is not None  # the last step was validated
+        step, validated = best
+        params = checkpoints.restore_params(
+            folder / checkpoints.FOLDER / str(step),
+            training.shapes,
+            training.partitioning.placement(self.mesh),
+        )
+        with training.partitioning.on(self.mesh):
+            scores = scoring.score_languages(
+                prepared.scorer,
+                params,
+                prepared.languages,
+                "test",
+                folder / scoring.PREDICTIONS,
+            )
+        content = scoring.content(prepared.facts, training.seed, step, validated, scores)
+        scoring.write(folder / scoring.SCORES, content)
+        log.info("seed %d: scored the checkpoint of step %s", training.seed, f"{step:,}")
+
+
+class _Batches:
+    """Batches of the loop."""
+
+    def __init__(self, prepared: Prepared, training: Training):
+        self._prepared, self._training = prepared, training
+
+    def train(self, start: int, stop: int) -> Iterator[LocalBatch]:
+        """The batches of steps start ... stop - 1."""
+        return self._prepared.train_batches(self._training.seed, start, stop)
+
+    def validation(self) -> Iterator[LocalBatch]:
+        """The validation split once."""
+        return self._prepared.scorer.batches(self._prepared.validation.features)
+
+
+def _writers(folder: pathlib.Path, start: int) -> list[reporting.Writer]:
+    return [reporting.JsonLines(folder / reporting.METRICS_FILE, start)]
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Leaves of a scored seed the best checkpoint, without the state of the optimizer."""
+    best = json.loads((folder / scoring.SCORES).read_text("utf-8"))["best_step"]
+    for step in (folder / checkpoints.FOLDER).iterdir():
+        shutil.rmtree(step if step.name != str(best) else step / "optimizer", ignore_errors=True)
+
+
+def summary(files: Sequence[pathlib.Path]) -> str:
+    """Mean and standard deviation over seeds of English and of all other languages' mean."""
+    lines = []
+    for result in results.read(files):
+        lines.append(f"{result.model} on {result.task}, {len(result.runs)} seeds: mean ± std")
+        metrics = list(next(iter(result.runs[0].scores.values())))
+        columns = [results.ENGLISH, results.AVERAGE]
+        if results.ENGLISH not in result.languages:
+            columns = result.languages
+        for column in columns:
+            cells = []
+            for metric in metrics:
+                if (found := result.statistic(metric, column)) is not None:
+                    spread = "" if found.std is None else f" ± {found.std:.1f}"
+                    cells.append(f"{metric} {found.mean:.1f}{spread}")
+            if cells:
+                lines.append(f"  {column:<7} {'  '.join(cells)}")
+    return "\n".join(lines)

@@ -1,0 +1,154 @@
+"""Text in, text out: lines through a tokenizer, a compiled search and back.
+
+A program is compiled for every width of a batch, so that widths are few: lines of like length are
+written together, and what comes out is put back in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from seqrecipes.data import pieces
+from seqrecipes.downstream.decoding import Search, make_generate
+from seqrecipes.models import Model
+from seqrecipes.training import partitioning as parts
+from seqrecipes.training.partitioning import Partitioning
+
+_NARROWEST = 32
+_BOS, _PAD, _EOS = 0, 1, 2
+
+
+class Hypothesis(NamedTuple):
+    """A text, in one line, and its score as `Search` has it."""
+
+    text: str
+    score: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """A line that is longer than what the model can read.
+
+    Attributes:
+      line: its index among those given.
+      tokens: how many it has, <s> and </s> counted.
+      read: how many were read.
+    """
+
+    line: int
+    tokens: int
+    read: int
+
+
+class Writer:
+    """Writes texts for texts.
+
+    Args:
+      model: a sequence-to-sequence model.
+      params: nested dictionary, laid out by `partitioning`.
+      vocabulary: the model's.
+      search: how texts are looked for.
+      batch_size: lines at a time; rounded up to what the devices divide.
+      partitioning: devices.
+
+    Raises:
+      UserError: as `make_generate`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        params: Mapping[str, Any],
+        vocabulary: pieces.Model,
+        search: Search,
+        *,
+        batch_size: int,
+        partitioning: Partitioning,
+    ):
+        self._tokenizer = vocabulary.tokenizer
+        self._params, self._partitioning = params, partitioning
+        self._mesh = partitioning.mesh()
+        shards = parts.batch_shards(self._mesh)
+        self.batch_size = -(-batch_size // shards) * shards
+        self._longest = model.config.max_positions
+        count = min(model.config.vocab_size, self._tokenizer.GetPieceSize())
+        self._generate = make_generate(model, search, pieces=count)
+
+    def write(
+        self, lines: Sequence[str], done: Callable[[int], object] = lambda _: None
+    ) -> tuple[list[list[Hypothesis]], list[Cut]]:
+        """The hypotheses of every line, the best first, and the lines that were cut.
+
+        An empty line has none.
+
+        Args:
+          lines: texts.
+          done: told after every batch how many more are done.
+        """
+        rows, cuts = [], []
+        for number, line in enumerate(lines):
+            ids = self._tokenizer.EncodeAsIds(line)
+            framed = [_BOS, *ids[: self._longest - 2], _EOS] if ids else []
+            if len(ids) + 2 > self._longest:
+                cuts.append(Cut(number, len(ids) + 2, len(framed)))
+            rows.append(framed)
+        result: list[list[Hypothesis]] = [[] for _ in lines]
+        lengths = [len(ids) for ids in rows]
+        for width, chosen in batches(lengths, self._longest, self.batch_size):
+            batch = np.full((self.batch_size, width), _PAD, np.int32)
+            for row, number in zip(batch, chosen, strict=False):
+                row[: lengths[number]] = rows[number]
+            for number, hypotheses in zip(chosen, self._write(batch), strict=False):
+                result[number] = hypotheses
+            done(len(chosen))
+        done(lengths.count(0))
+        return result, cuts
+
+    def _write(self, batch_BxS: np.ndarray) -> Iterator[list[Hypothesis]]:
+        with self._partitioning.on(self._mesh):
+            found = self._generate(
+                self._params, jax.device_put(batch_BxS, parts.batch_sharding(self._mesh))
+            )
+        for row in zip(*jax.device_get(found), strict=True):
+            yield [
+                Hypothesis(text(self._tokenizer, ids[:length].tolist()), float(score))
+                for ids, length, score in zip(*row, strict=True)
+            ]
+
+
+def batches(
+    lengths: Sequence[int], longest: int, batch_size: int
+) -> Iterator[tuple[int, list[int]]]:
+    """Widths, and which rows are read at that width together; rows of no length are left out.
+
+    >>> list(batches([5, 40, 0, 7, 30], longest=48, batch_size=2))
+    [(32, [0, 3]), (32, [4]), (48, [1])]
+    """
+
+    def width(number: int) -> int:
+        doubled = _NARROWEST << max(0, (lengths[number] - 1) // _NARROWEST).bit_length()
+        return min(doubled, longest)
+
+    rows = [number for number, length in enumerate(lengths) if length]
+    for each, group in itertools.groupby(sorted(rows, key=width), key=width):
+        alike = sorted(group, key=lengths.__getitem__)
+        for start in range(0, len(alike), batch_size):
+            yield each, alike[start : start + batch_size]
+
+
+def text(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of ids in one line: special pieces as they are spelled, without <s>, </s>, <pad>."""
+    kept = [token for token in ids if token not in (_BOS, _PAD, _EOS)]
+    spelled: list[str] = []
+    for special, group in itertools.groupby(kept, key=tokenizer.IsControl):
+        if special:
+            spelled += map(tokenizer.IdToPiece, group)
+        else:
+            spelled.append(tokenizer.DecodeIds(list(group)))
+    return " ".join(" ".join(spelled).splitlines())

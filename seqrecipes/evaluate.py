@@ -1,0 +1,80 @@
+"""Scores a fine-tuned checkpoint and writes its predictions.
+
+`python -m seqrecipes.evaluate --checkpoint=runs/udpos/0 --languages=de,fr --output=predictions`
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from seqrecipes.errors import exit_status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m seqrecipes.evaluate", description=__doc__)
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="a seed's folder, or a checkpoint of it"
+    )
+    parser.add_argument(
+        "--languages", default="", metavar="XX,YY", help="default: all that have the split"
+    )
+    parser.add_argument(
+        "--split", default="test", choices=["train", "validation", "test"], help="default: test"
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, metavar="DIR", help="gets the predictions, as JSON lines"
+    )
+    parser.add_argument(
+        "--vocabulary", default="", metavar="FILE", help="where it is not in the run's folder"
+    )
+
+    from seqrecipes import configuration
+
+    configuration.add_flags(parser)
+    parser.epilog = (
+        "Where the data lies is known from the run's config.gin; "
+        "--gin.LabelledFiles.folder=\"'data'\" says otherwise."
+    )
+    flags, bindings = configuration.parse_flags(parser, argv)
+    return exit_status(lambda: print(_run(flags, bindings)))
+
+
+def _run(flags: argparse.Namespace, bindings: list[str]) -> str:
+    # TensorFlow only reads text here; what it says of GPUs is noise.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from seqrecipes import configuration, recipe  # noqa: F401 -- gin
+    from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
+    from seqrecipes.data.tasks import import_tasks
+    from seqrecipes.downstream import preparing, runs, scoring  # noqa: F401 -- gin
+    from seqrecipes.downstream.evaluation import FineTuned
+    from seqrecipes.training import reporting
+
+    reporting.log_to_terminal(0)
+    tuned = FineTuned(flags.checkpoint)
+    import_tasks(tuned.facts.tasks, "tasks of the checkpoint")
+    written = tuned.run_dir / preparing.GIN_FILE
+    files = flags.gin_file or ([str(written)] if written.is_file() else [])
+    configuration.load(files, bindings, flags.gin_search_paths)
+    languages = [each for each in flags.languages.split(",") if each]
+    scores = tuned.evaluate(
+        languages, flags.split, vocabulary=flags.vocabulary, output=flags.output
+    )
+    if flags.output:
+        content = {"checkpoint": str(tuned.folder), "split": flags.split, "scores": scores}
+        scoring.write(flags.output / "evaluation.json", json.dumps(content, indent=2) + "\n")
+    width = max(map(len, scores))
+    return "\n".join(
+        f"{language:<{width}}  " + "  ".join(f"{name} {value:.2f}" for name, value in row.items())
+        for language, row in scores.items()
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

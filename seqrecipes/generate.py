@@ -1,0 +1,186 @@
+"""Writes a text for every line of a file with a sequence-to-sequence model.
+
+`python -m seqrecipes.generate --checkpoint=runs/demo/2stage_bart_12e12d_unfrz < in.txt > out.txt`
+takes a stage's folder, a checkpoint or a folder in Hugging Face's format. With --best a line comes
+out as JSON: {"input": ..., "hypotheses": [{"text": ..., "score": ...}, ...]}, the best first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+from seqrecipes.errors import UserError, exit_status
+
+if TYPE_CHECKING:
+    from seqrecipes.downstream.writing import Hypothesis, Writer
+
+# Batches whose lines are sorted by length together, and written out together.
+_WINDOW = 32
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m seqrecipes.generate", description=__doc__)
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        type=pathlib.Path,
+        metavar="DIR",
+        help="a stage's folder, one of its checkpoints, or a folder in Hugging Face's format",
+    )
+    parser.add_argument(
+        "--vocabulary", metavar="FILE", help="the model's, where it is not beside it"
+    )
+    parser.add_argument(
+        "--input", default="-", metavar="FILE", help="one text a line; - is standard input, default"
+    )
+    parser.add_argument(
+        "--output", default="-", metavar="FILE", help="one text a line; - is standard output"
+    )
+    parser.add_argument(
+        "--beams", type=int, default=3, metavar="N", help="1 is greedy search; default: %(default)s"
+    )
+    parser.add_argument(
+        "--max_length",
+        type=int,
+        metavar="N",
+        help="tokens of a text at most; default: as many as the model has positions",
+    )
+    parser.add_argument(
+        "--length_penalty",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="log-probabilities are divided by length^P; default: %(default)s",
+    )
+    parser.add_argument("--best", type=int, metavar="N", help="the N best of each line, as JSON")
+    parser.add_argument(
+        "--batch_size", type=int, default=16, metavar="N", help="lines at a time: %(default)s"
+    )
+    flags = parser.parse_args(argv)
+    return exit_status(lambda: _run(flags))
+
+
+def _run(flags: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    if flags.batch_size < 1:
+        raise UserError("--batch_size", flags.batch_size, "must be at least 1")
+    with _opened("--input", flags.input, "r") as source:
+        try:
+            # Not splitlines, which breaks lines where editors and wc do not.
+            lines = [line.rstrip("\r\n") for line in source]
+        except UnicodeDecodeError as error:
+            raise UserError("--input", flags.input, f"is not UTF-8: {error}") from error
+    writer = _writer(flags)
+    window = _WINDOW * writer.batch_size
+    with (
+        _opened("--output", flags.output, "w") as output,
+        tqdm(total=len(lines), desc="writing", unit="line", disable=None) as bar,
+    ):
+        for start in range(0, len(lines), window):
+            chosen = lines[start : start + window]
+            results, cuts = writer.write(chosen, bar.update)
+            for cut in cuts:
+                tqdm.write(
+                    f"line {start + cut.line + 1}: has {cut.tokens:,} tokens, of which the model "
+                    f"read the first {cut.read:,}",
+                    file=sys.stderr,
+                )
+            for line, hypotheses in zip(chosen, results, strict=True):
+                print(_shown(line, hypotheses, flags.best), file=output)
+            output.flush()
+
+
+def _shown(line: str, hypotheses: Sequence[Hypothesis], best: int | None) -> str:
+    if best is None:
+        return hypotheses[0].text if hypotheses else ""
+    values = {"input": line, "hypotheses": [each._asdict() for each in hypotheses]}
+    return json.dumps(values, ensure_ascii=False)
+
+
+@contextlib.contextmanager
+def _opened(flag: str, name: str, mode: str) -> Iterator[IO[str]]:
+    """A file, or a standard stream, of UTF-8 with \\n."""
+    standard = sys.stdin if mode == "r" else sys.stdout
+    where: Any = standard.fileno() if name == "-" else name
+    try:
+        with open(where, mode, encoding="utf-8", newline="\n", closefd=name != "-") as file:
+            yield file
+    except OSError as error:
+        raise UserError(flag, name, error.strerror or str(error)) from error
+
+
+def _writer(flags: argparse.Namespace) -> Writer:
+    """The model, its vocabulary and the search that the flags ask for.
+
+    Raises:
+      UserError: there is no such model, or it cannot write.
+    """
+    import dataclasses
+
+    from seqrecipes import hugging_face, models
+    from seqrecipes.conversion.hf import config as hf_config
+    from seqrecipes.conversion.hf import load
+    from seqrecipes.conversion.hf.vocabulary import read_vocabulary
+    from seqrecipes.data import pieces
+    from seqrecipes.downstream.decoding import Search
+    from seqrecipes.downstream.writing import Writer
+    from seqrecipes.training import checkpoints
+    from seqrecipes.training.partitioning import Partitioning
+
+    folder, partitioning = flags.checkpoint, Partitioning()
+    theirs = (folder / "config.json").is_file()
+    if theirs:
+        config = hf_config.from_hf(load.read_config(folder))
+    else:
+        folder = checkpoints.find(folder, field="--checkpoint")
+        metadata = checkpoints.read_metadata(folder)
+        config = models.ModelConfig.from_dict(metadata["model"], field="--checkpoint")
+    if not config.decoder_layers:
+        raise UserError(
+            "--checkpoint",
+            str(flags.checkpoint),
+            "an encoder alone writes no text; name a seq2seq model",
+        )
+    if theirs and flags.vocabulary:
+        data: bytes | None = pieces.load(flags.vocabulary).data
+    elif theirs:
+        data = read_vocabulary(folder).model
+    else:
+        data = hugging_face.find_vocabulary(folder, metadata, flags.vocabulary)
+    if data is None:
+        raise UserError(
+            "--vocabulary", None, f"the tokenizer in {folder} has no SentencePiece form"
+        )
+    # Kernels are those of the devices here, wherever it was trained.
+    config = dataclasses.replace(config, attention="auto", remat="none")
+    search = Search(
+        beams=flags.beams,
+        max_length=config.max_positions if flags.max_length is None else flags.max_length,
+        length_penalty=flags.length_penalty,
+        best=1 if flags.best is None else flags.best,
+    )
+    placement = partitioning.placement()
+    if theirs:
+        params = load.load(folder, placement=placement).params
+    else:
+        params = checkpoints.restore_params(folder, models.parameter_shapes(config), placement)
+    return Writer(
+        models.build(config),
+        params,
+        pieces.parse(data, pieces.MODEL_NAME),
+        search,
+        batch_size=flags.batch_size,
+        partitioning=partitioning,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

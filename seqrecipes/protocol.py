@@ -1,0 +1,73 @@
+"""Models x tasks x seeds to tables: `python -m seqrecipes.protocol --gin_file=gin/protocol.gin`.
+
+Chooses learning rates where there is a choice, fine-tunes every model on every task with every
+seed, and shows the averages over seeds as Soltan et al. 2023 do. Given again, the command does what
+is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from seqrecipes.errors import UserError, one_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 1 if a run failed."""
+    parser = argparse.ArgumentParser(prog="python -m seqrecipes.protocol", description=__doc__)
+    parser.add_argument("--dry_run", action="store_true", help="say what would be run")
+    parser.add_argument(
+        "--side_by_side",
+        type=int,
+        default=1,
+        metavar="N",
+        help="runs at a time; GPUs are shared out between them (default: 1)",
+    )
+    parser.add_argument(
+        "--paper", action="store_true", help="tables with the results of Soltan et al. 2023"
+    )
+
+    from seqrecipes import configuration
+
+    configuration.add_flags(parser)
+    flags, bindings = configuration.parse_flags(parser, argv)
+    try:
+        return _run(flags, bindings)
+    except UserError as error:
+        print(one_line(error), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command does what is left", file=sys.stderr)
+        return 130
+
+
+def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
+    from seqrecipes import configuration, tables
+    from seqrecipes.downstream import jobs
+    from seqrecipes.downstream.protocol import Protocol, described
+
+    if not flags.gin_file:
+        raise UserError("--gin_file", None, "name one, e.g. --gin_file=gin/protocol.gin")
+    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
+    with configuration.required_values():
+        protocol = Protocol()
+    where = jobs.places(flags.side_by_side, jobs.visible_gpus())
+    print("\n".join(described(protocol)))
+    if flags.dry_run:
+        return 0
+    if jobs.run(protocol.trials(), where, title="learning rates"):
+        return 1
+    for task in protocol.tasks if protocol.learning_rates else ():
+        print(f"{task}: learning rate {protocol.rate(task):g}")
+    failures = jobs.run(protocol.runs(), where, title="runs")
+    finished = protocol.results
+    if any(job.done for job in protocol.runs()):
+        shown = [str(finished), "--output", str(finished.parent)]
+        tables.main(shown + (["--paper"] if flags.paper else []))
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

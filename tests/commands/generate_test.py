@@ -1,0 +1,227 @@
+"""The command that writes texts: order, widths, what is cut and said, what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seqrecipes import generate, tree
+from seqrecipes.conversion.hf.export import export
+from seqrecipes.data import pieces
+from seqrecipes.downstream import writing
+from seqrecipes.downstream.decoding import Search, make_generate
+from seqrecipes.models import ModelConfig, build
+from seqrecipes.training import checkpoints
+from tests.commands.harness import ROOT
+from tests.models import tiny
+
+LINES = ["The cat sat.", "", "Es regnet seit drei Tagen, und niemand weiß warum.", "no", "yes"]
+LENGTH = 12
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, vocabulary) -> dict[str, pathlib.Path]:
+    """Of an encoder, of a seq2seq model with more rows than pieces, and an export of that."""
+    parent = tmp_path_factory.mktemp("checkpoints")
+    result = {}
+    for name, layers in (("encoder", 0), ("seq2seq", 2)):
+        config = tiny.config(
+            vocab_size=len(pieces.pieces(vocabulary)) + 8, decoder_layers=layers, max_positions=40
+        )
+        params = tiny.random_params(build(config), dtype="float32")
+        checkpoints.save_params(
+            parent / name,
+            params,
+            {"model": config.to_dict(), "converted_from": "chance", "conversion": "none"},
+            vocabulary=vocabulary,
+            account="random",
+        )
+        result[name] = parent / name
+    result["exported"] = parent / "exported"
+    result["exported"].mkdir()
+    leaves = tree.flatten(params)
+    export(result["exported"], config, leaves.__getitem__, vocabulary=vocabulary)
+    return result
+
+
+def run(folder: pathlib.Path, tmp_path: pathlib.Path, lines: list[str], *more: str) -> str:
+    """What the command writes to a file."""
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+    flags = ["--input", str(source), "--output", str(output), f"--max_length={LENGTH}", *more]
+    assert generate.main([f"--checkpoint={folder}", *flags]) == 0
+    return output.read_text("utf-8")
+
+
+def by_hand(folder: pathlib.Path, vocabulary: bytes, line: str, search: Search) -> tuple[Any, Any]:
+    """Texts and scores of one line, written alone."""
+    checkpoint = checkpoints.find(folder, field="folder")
+    config = ModelConfig.from_dict(checkpoints.read_metadata(checkpoint)["model"], field="test")
+    shapes = tree.flatten(tiny.shapes(build(config)))
+    params = tree.unflatten({path: checkpoints.read_leaf(checkpoint, path) for path in shapes})
+    model = pieces.parse(vocabulary, "vocabulary")
+    ids = [0, *model.tokenizer.EncodeAsIds(line), 2]
+    count = len(pieces.pieces(vocabulary))
+    found = make_generate(build(config), search, pieces=count)(params, np.array([ids], np.int32))
+    texts = [
+        writing.text(model.tokenizer, row[:length].tolist())
+        for row, length in zip(found.tokens[0], found.lengths[0], strict=True)
+    ]
+    return texts, found.scores[0].tolist()
+
+
+def test_a_line_out_for_every_line_in(folders, vocabulary, tmp_path):
+    expected = [
+        by_hand(folders["seq2seq"], vocabulary, line, Search(3, LENGTH))[0][0] if line else ""
+        for line in LINES
+    ]
+    assert len(set(expected)) > 3
+    found = run(folders["seq2seq"], tmp_path, LINES)
+    assert found == "".join(f"{text}\n" for text in expected)
+    # Another grouping of lines, and another search.
+    many = [LINES[i % len(LINES)] for i in range(40)]
+    found = run(folders["seq2seq"], tmp_path, many, "--batch_size=8")
+    assert found.split("\n")[:-1] == [expected[i % len(LINES)] for i in range(40)]
+    assert run(folders["seq2seq"], tmp_path, LINES, "--beams=1") != found
+
+
+def test_the_best_of_a_line_come_as_json(folders, vocabulary, tmp_path):
+    flags = ("--best=2", "--beams=4", "--length_penalty=0.5")
+    rows = [
+        json.loads(row) for row in run(folders["seq2seq"], tmp_path, LINES, *flags).splitlines()
+    ]
+    assert [row["input"] for row in rows] == LINES
+    assert rows[1]["hypotheses"] == []
+    search = Search(4, LENGTH, 0.5, best=2)
+    for row in rows[:1] + rows[2:]:
+        texts, scores = by_hand(folders["seq2seq"], vocabulary, row["input"], search)
+        assert [each["text"] for each in row["hypotheses"]] == texts
+        assert [each["score"] for each in row["hypotheses"]] == pytest.approx(scores, rel=1e-4)
+
+
+def test_an_export_writes_what_its_checkpoint_does(folders, tmp_path):
+    ours = run(folders["seq2seq"], tmp_path, LINES)
+    assert run(folders["exported"], tmp_path, LINES) == ours
+
+
+def test_a_line_that_is_too_long_is_cut_and_named(
+    folders, vocabulary, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(generate, "_WINDOW", 1)
+    tokenizer = pieces.parse(vocabulary, "vocabulary").tokenizer
+    long = "many words " * 30
+    count = len(tokenizer.EncodeAsIds(long)) + 2
+    lines = ["short"] * 20 + [long]
+    found = run(folders["seq2seq"], tmp_path, lines, "--batch_size=8").splitlines()
+    expected = f"line 21: has {count} tokens, of which the model read the first 40\n"
+    assert capsys.readouterr().err == expected
+    ids = tokenizer.EncodeAsIds(long)[:38]
+    kept = tokenizer.DecodeIds(ids)
+    assert tokenizer.EncodeAsIds(kept) == ids
+    assert run(folders["seq2seq"], tmp_path, [kept]).splitlines() == [found[20]]
+    assert capsys.readouterr().err == ""
+
+
+def test_batches_have_few_widths_and_every_line_once():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, 300, 1000).tolist()
+    found = list(writing.batches(lengths, 300, 16))
+    assert sorted(i for _, chosen in found for i in chosen) == [
+        i for i, length in enumerate(lengths) if length
+    ]
+    assert {width for width, _ in found} == {32, 64, 128, 256, 300}
+    for width, chosen in found:
+        assert len(chosen) <= 16
+        assert all(
+            lengths[i] <= width and (width == 32 or 2 * lengths[i] > min(width, 256))
+            for i in chosen
+        )
+    assert sum(len(chosen) < 16 for _, chosen in found) <= 5
+
+
+def test_special_pieces_are_spelled_and_frames_left_out(vocabulary):
+    tokenizer = pieces.parse(vocabulary, "vocabulary").tokenizer
+    ids = tokenizer.EncodeAsIds("The cat")
+    last = tokenizer.GetPieceSize() - 1
+    assert writing.text(tokenizer, [0, *ids, last, *ids, 2, 1]) == "The cat <sentinel_4> The cat"
+    assert writing.text(tokenizer, [0, 2]) == ""
+
+
+def test_it_reads_and_writes_standard_streams_and_shows_no_bar_there(folders):
+    command = [sys.executable, "-m", "seqrecipes.generate", f"--checkpoint={folders['seq2seq']}"]
+    done = subprocess.run(
+        [*command, "--max_length=6", "--beams=1"],
+        input="\nweiß\r\n".encode(),
+        capture_output=True,
+        cwd=ROOT,
+        env=dict(os.environ) | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    empty, text, end = done.stdout.decode("utf-8").split("\n")
+    assert (empty, end) == ("", "")
+    assert text
+    assert done.stderr == b""
+
+
+def test_tensorflow_is_not_needed(folders, tmp_path):
+    (tmp_path / "in.txt").write_text("yes\n")
+    code = (
+        "import sys; sys.modules.update(tensorflow=None, seqio=None, tensorflow_datasets=None);"
+        "from seqrecipes import generate; sys.exit(generate.main(sys.argv[1:]))"
+    )
+    flags = [f"--checkpoint={folders['exported']}", f"--input={tmp_path / 'in.txt'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags, "--max_length=3"], capture_output=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_ctrl_c_ends_it_with_130(folders, tmp_path, monkeypatch, capsys):
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing.Writer, "write", interrupt)
+    (tmp_path / "in.txt").write_text("yes\n")
+    flags = [f"--checkpoint={folders['seq2seq']}", f"--input={tmp_path / 'in.txt'}"]
+    assert generate.main([*flags, f"--output={tmp_path / 'out.txt'}"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("encoder", [], "--checkpoint = .*: an encoder alone writes no text"),
+        ("nowhere", [], "--checkpoint = .*: does not exist"),
+        ("seq2seq", ["--max_length=42"], r"Search\.max_length = 42: this model writes at most 41"),
+        ("seq2seq", ["--best=4"], r"Search\.best = 4: there are no more than 3 beams"),
+        ("seq2seq", ["--best=0"], r"Search\.best = 0"),
+        ("seq2seq", ["--max_length=0"], r"Search\.max_length = 0"),
+        ("seq2seq", ["--batch_size=0"], "--batch_size = 0"),
+        ("seq2seq", ["--vocabulary=nowhere"], "--vocabulary = 'nowhere': no such file"),
+        ("seq2seq", ["--input=nowhere"], "--input = 'nowhere': No such file"),
+        ("seq2seq", ["--output=no/where"], "--output = 'no/where': No such file"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(folders, tmp_path, capsys, name, flags, message):
+    (tmp_path / "in.txt").write_text("yes\n")
+    folder = folders.get(name, tmp_path / "nowhere")
+    given = [f"--checkpoint={folder}", f"--input={tmp_path / 'in.txt'}", *flags]
+    assert generate.main(given) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+
+
+def test_input_that_is_not_utf8_is_refused(folders, tmp_path, capsys):
+    (tmp_path / "in.txt").write_bytes(b"caf\xe9\n")
+    flags = [f"--checkpoint={folders['seq2seq']}", f"--input={tmp_path / 'in.txt'}"]
+    assert generate.main(flags) == 2
+    assert "is not UTF-8" in capsys.readouterr().err

@@ -1,0 +1,136 @@
+"""Our search writes what transformers' `generate` writes with exported weights, token for token."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from seqrecipes import tree
+from seqrecipes.conversion.hf.export import export
+from seqrecipes.data import pieces
+from seqrecipes.downstream.decoding import EOS, START, Search, make_generate
+from seqrecipes.models import ModelConfig, build
+from tests.hf import harness
+
+KINDS: dict[str, dict[str, Any]] = {
+    "mbart": {"tie_head": False},
+    "bart": {"norm": "post"},
+    "seqrecipes": {"attention_fusion": "per_layer", "tie_head": False},
+}
+LONGEST = 16
+SEARCHES = [
+    Search(beams, LONGEST, penalty, early, best=min(beams, 3))
+    for beams, penalty, early in itertools.product((3, 5), (0.5, 1.0, 2.0), (False, True, "never"))
+]
+FEW = [Search(5, LONGEST, 2.0, "never", 3), Search(3, LONGEST, 0.5, True, 3)]
+
+
+class Case(NamedTuple):
+    config: ModelConfig
+    params: dict[str, Any]
+    theirs: Any
+    pieces: int
+    source: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def cases(vocabulary, tmp_path_factory) -> dict[str, Case]:
+    return {
+        kind: make(tmp_path_factory.mktemp(kind), vocabulary, overrides)
+        for kind, overrides in KINDS.items()
+    }
+
+
+def make(folder: Path, vocabulary: bytes, overrides: dict[str, Any]) -> Case:
+    """Logits far apart, so that no two hypotheses tie but for rounding; texts that end."""
+    config = harness.config(vocabulary, **overrides)
+    leaves = harness.random_leaves(config)
+    head = leaves["token_embedding/embedding" if config.tie_head else "lm_head/embedding"]
+    head *= 3
+    head[EOS] *= 4
+    export(folder, config, leaves.__getitem__, vocabulary=vocabulary)
+    theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True)
+    source, _ = harness.batch(config, rows=8)
+    params = tree.unflatten(leaves)
+    return Case(config, params, theirs.eval(), len(pieces.pieces(vocabulary)), source)
+
+
+def theirs(case: Case, search: Search) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, n, T], padded as ours, and scores [B, n]."""
+    ids = torch.from_numpy(case.source).long()
+    beams: dict[str, Any] = {
+        "num_beams": search.beams,
+        "length_penalty": search.length_penalty,
+        "early_stopping": search.early_stopping,
+        "num_return_sequences": search.best,
+    }
+    with torch.inference_mode():
+        found = case.theirs.generate(
+            ids,
+            attention_mask=(ids != harness.PAD).long(),
+            max_length=search.max_length,
+            return_dict_in_generate=True,
+            output_scores=True,
+            **(beams if search.beams > 1 else {}),
+        )
+    tokens = found.sequences.numpy()
+    assert (tokens[:, 0] == START).all()
+    padded = np.full((len(tokens), search.max_length), harness.PAD)
+    padded[:, : tokens.shape[1]] = tokens
+    if search.beams > 1:
+        scores = found.sequences_scores.numpy()
+    else:
+        steps = case.theirs.compute_transition_scores(
+            found.sequences, found.scores, normalize_logits=True
+        ).numpy()
+        real = padded[:, 1 : tokens.shape[1]] != harness.PAD
+        scores = np.where(real, steps, 0).sum(axis=1) / real.sum(axis=1) ** search.length_penalty
+    shape = len(ids), search.best
+    return padded[:, 1:].reshape(*shape, -1), scores.reshape(shape)
+
+
+def check(case: Case, search: Search) -> set[int]:
+    """Compares; returns the lengths of the best texts."""
+    tokens, scores = theirs(case, search)
+    ours = make_generate(build(case.config), search, pieces=case.pieces)(case.params, case.source)
+    np.testing.assert_array_equal(ours.tokens, tokens)
+    np.testing.assert_allclose(ours.scores, scores, rtol=0, atol=1e-4)
+    return set(np.asarray(ours.lengths[:, 0]).tolist())
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=str)
+def test_beam_search(cases, search):
+    lengths = check(cases["mbart"], search)
+    # Where length is worth most, the longest win.
+    assert len(lengths) > 1 or search.length_penalty == 2
+
+
+@pytest.mark.parametrize("search", FEW, ids=str)
+@pytest.mark.parametrize("kind", ["bart", "seqrecipes"])
+def test_beam_search_of_other_models(cases, kind, search):
+    check(cases[kind], search)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_search(cases, kind):
+    check(cases[kind], Search(1, LONGEST))
+
+
+def test_the_longest_text_there_can_be(cases):
+    """One more than there are positions: the last token is not read."""
+    case = cases["bart"]
+    check(case, Search(2, case.config.max_positions + 1, best=2))
+
+
+def test_an_export_forces_no_token(cases):
+    for case in cases.values():
+        settings = case.theirs.generation_config
+        assert settings.forced_bos_token_id is settings.forced_eos_token_id is None
+        assert settings.decoder_start_token_id == START
+        assert settings.eos_token_id == EOS
