@@ -77,7 +77,7 @@ def device(monkeypatch) -> Device:
     device = Device()
     monkeypatch.setattr(loop.Training, "compile_step", device.compile_step)
     monkeypatch.setattr(loop, "_enter", lambda training, state, *_: state)
-    monkeypatch.setattr(loop, "_evaluator", lambda *_: lambda params: {"loss": 1.0})
+    monkeypatch.setattr(loop, "evaluator", lambda *_: lambda params: {"loss": 1.0})
     monkeypatch.setattr(
         checkpoints.Checkpoints,
         "save",
