@@ -10,6 +10,7 @@ import jax
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.downstream import probing
 from seqrecipes.recipe import Recipe, training_units
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints
@@ -114,6 +115,8 @@ def resolved_recipe(
                 f"{frozen:>13,} frozen {phase.frozen or ''}"
                 + (f" in {phase.micro_batches} micro-batches" if phase.micro_batches else "")
             )
+        if names := [probe.set for probe in probing.of_model(recipe.probes, training.model.config)]:
+            lines.append(f"  probes every {recipe.probe_every:,} steps: {', '.join(names)}")
         total += one.training_units
         lines.append(
             f"  {training.steps:,} updates, "

@@ -120,6 +120,7 @@ def _plan(
 
     from seqrecipes import configuration, runner
     from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
+    from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.planning.costs import Plan
 
     gin.clear_config()

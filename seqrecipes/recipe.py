@@ -12,6 +12,7 @@ from typing import Any
 
 import gin
 
+from seqrecipes.downstream.finetuning import Finetuning
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.training.checkpoints import Checkpointing
@@ -101,6 +102,10 @@ class Recipe:
       validation_examples: largest number of validation examples; 0 takes all.
       shared: folders of other runs; a stage that one of them has under the same name is taken from
         there, if it would be trained alike.
+      probes: small downstream tasks on which every stage is fine-tuned, as it stands, and scored on
+        their validation splits; those to be generated only where the stage has a decoder.
+      probe_every: steps between two such looks; there is one before the first step and one after
+        the last.
       export_hf: write every finished stage in Hugging Face's format too, into `hf/` of its folder.
     """
 
@@ -121,6 +126,8 @@ class Recipe:
     validate_every: int = 5_000
     validation_examples: int = 4_096
     shared: Sequence[str] = ()
+    probes: Sequence[Finetuning] = ()
+    probe_every: int = 0
     export_hf: bool = False
 
     def __post_init__(self) -> None:
@@ -147,6 +154,15 @@ class Recipe:
             )
         if isinstance(self.shared, str):
             raise UserError("Recipe.shared", self.shared, "write a list: ['runs/roberta_12e']")
+        if bool(self.probes) != bool(self.probe_every) or self.probe_every < 0:
+            raise UserError(
+                "Recipe.probe_every",
+                self.probe_every,
+                "is the number of steps between probes where the recipe has any, else 0",
+            )
+        sets = [probe.set for probe in self.probes]
+        if len(set(sets)) < len(sets):
+            raise UserError("Recipe.probes", sets, "name every set once")
         if self.seed < 0:
             raise UserError("Recipe.seed", self.seed, "must be 0 or more")
 

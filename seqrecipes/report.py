@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from seqrecipes import markdown
+from seqrecipes.downstream.results import AVERAGE
 from seqrecipes.errors import UserError, exit_status
 
 TABLE_FILE = "report.md"
@@ -22,7 +23,7 @@ PICTURE_FILE = "curves.png"
 
 _SPENT = """steps: as often as they were done; repeated: of these, done again after an interruption
 TU: of the stage, as planned; of plan: FLOPs over those that the phase is to take
-chip-h: hours of training times devices; other: the same for compiling, checkpoints and validation
+chip-h: hours of training times devices; other: the same for compiling, saving and scoring
 use: FLOPs over what the devices could do while training"""
 
 
@@ -39,6 +40,15 @@ class StageRecord(NamedTuple):
         """Steps, and the values of a metric at them."""
         points = [(row["step"], row[metric]) for row in self.rows if metric in row]
         return [step for step, _ in points], [value for _, value in points]
+
+    def probes(self) -> dict[str, list[str]]:
+        """{probe: what it was scored on}, in the order of the rows."""
+        found: dict[str, list[str]] = {}
+        for name in dict.fromkeys(name for row in self.rows for name in row):
+            match name.split("/"):
+                case ["probes", probe, language]:
+                    found.setdefault(probe, []).append(language)
+        return found
 
 
 def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
@@ -152,7 +162,7 @@ def _share_of_plan(spent: dict[str, Any], facts: dict[str, Any]) -> str:
 
 
 def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
-    """Loss over updates, one panel for each objective; written to a PNG."""
+    """Loss over updates, one panel for each objective, and what probes found; written to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -161,10 +171,14 @@ def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
     panels: dict[str, list[StageRecord]] = {}  # losses of two objectives do not compare
     for record in records:
         panels.setdefault(record.facts["objective"], []).append(record)
+    probes = dict.fromkeys(name for record in records for name in record.probes())
+    count = len(panels) + len(probes)
     figure, axes = pyplot.subplots(
-        1, len(panels), figsize=(6.4 * len(panels), 4.4), squeeze=False, layout="constrained"
+        1, count, figsize=(6.4 * count, 4.4), squeeze=False, layout="constrained"
     )
-    for axis, (title, members) in zip(axes[0], panels.items(), strict=True):
+    for axis, probe in zip(axes[0, len(panels) :], probes, strict=True):
+        _draw_probe(axis, probe, records)
+    for axis, (title, members) in zip(axes[0], panels.items(), strict=False):
         for number, record in enumerate(members):
             color = f"C{number}"
             steps, values = record.curve("train/loss")
@@ -190,6 +204,28 @@ def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
         )
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
+
+
+def _draw_probe(axis: Any, probe: str, records: Sequence[StageRecord]) -> None:
+    """What one probe found in every stage: its averages if it has any, and each language pale."""
+    for number, record in enumerate(record for record in records if probe in record.probes()):
+        languages = record.probes()[probe]
+        for language in languages:
+            steps, values = record.curve(f"probes/{probe}/{language}")
+            named = language in (languages[0], AVERAGE)
+            axis.plot(
+                steps,
+                values,
+                color=f"C{number}",
+                linestyle="--" if language == AVERAGE else "-",
+                marker="o",
+                markersize=3,
+                alpha=1.0 if named else 0.25,
+                label=f"{record.label}, {language}" if named else None,
+            )
+    axis.set(title=f"probe: {probe}", xlabel="updates", ylabel="validation split")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8, title="pale: other languages", title_fontsize=7)
 
 
 def write(runs: Sequence[pathlib.Path], output: pathlib.Path) -> str:

@@ -21,11 +21,13 @@ from jax.experimental import multihost_utils
 from seqrecipes import describe, identity
 from seqrecipes import resolve as resolving
 from seqrecipes.conversion import warm_start
+from seqrecipes.downstream import probing
 from seqrecipes.errors import UserError
 from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints, compilation, loop, reporting
 from seqrecipes.training import partitioning as parts
+from seqrecipes.training.loop import Probe, Training
 
 if TYPE_CHECKING:
     from seqrecipes.data.blocks import Blocks
@@ -175,11 +177,15 @@ class Run:
         identity.check_folder(self.model_dir, ours)
         identity.check_shared(resolved, ours)
 
+    def _check_probes(self, resolved: Sequence[ResolvedStage]) -> None:
+        probing.check(self.recipe.probes, [one.training.model.config for one in resolved])
+
     def describe(self) -> str:
         """Checks everything that needs no training; the resolved recipe in words."""
         self.check_corpus()
         resolved = self.resolve()
         self.check_folder(resolved)
+        self._check_probes(resolved)
         trained = self.vocabulary_path.exists()
         return describe.resolved_recipe(
             self.recipe,
@@ -198,7 +204,9 @@ class Run:
         """
         chosen = None if only is None else self.recipe.index(only)
         self.check_corpus()
-        self.check_folder(self.resolve())
+        resolved = self.resolve()
+        self.check_folder(resolved)
+        self._check_probes(resolved)
         _barrier("checked")  # before any process writes
         self.ensure_vocabulary()
         self.resolve()
@@ -310,7 +318,20 @@ class Run:
                 "recipe": json.loads((self.model_dir / RECIPE_FILE).read_text("utf-8")),
             },
             writers=writers,
+            probe=self._probe(training),
         )
+
+    def _probe(self, training: Training) -> Probe | None:
+        """The probes that suit a stage's model."""
+        from seqrecipes.data.vocabulary import Vocabulary
+
+        config = training.model.config
+        suited = probing.of_model(self.recipe.probes, config)
+        if not suited:
+            return None
+        vocabulary = Vocabulary(str(self.vocabulary_path))
+        probes = probing.Probes(suited, config, vocabulary, training.partitioning, self.mesh)
+        return Probe(self.recipe.probe_every, probes.look)
 
     def _export(self, stage: ResolvedStage) -> None:
         """Writes a finished stage in Hugging Face's format, where that was not done before."""

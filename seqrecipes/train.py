@@ -53,6 +53,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
         )
     from seqrecipes import configuration, report, runner
     from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
+    from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.training import reporting
     from seqrecipes.training.interruption import Interrupted
 

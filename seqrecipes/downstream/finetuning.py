@@ -30,14 +30,14 @@ class Finetuning:
 
     Attributes:
       set: a labelled set of the task module.
-      checkpoint: a stage's folder or a checkpoint of it; a folder in Hugging Face's format; or, for
-        random weights, a file in `configs/`.
       metric: by which the best checkpoint is chosen, on the validation split of `language`.
       lengths: {feature: static length} of the set's features.
       optimizer: AdamW and its schedule over all updates.
       batch_size: examples per update.
       epochs: passes over the training split.
       max_updates: a limit on their updates; 0 is none. The schedule ends where training ends.
+      checkpoint: a stage's folder or a checkpoint of it; a folder in Hugging Face's format; or, for
+        random weights, a file in `configs/`. Empty for a probe of pre-training.
       weights: 'trained', or 'random': the checkpoint's shape and vocabulary alone, as a baseline.
       name: of the model in tables; empty takes the checkpoint's.
       size: of a file in `configs/`.
@@ -58,13 +58,13 @@ class Finetuning:
     """
 
     set: str
-    checkpoint: str
     metric: str
     lengths: Mapping[str, int]
     optimizer: AdamW
     batch_size: int
     epochs: int
     max_updates: int = 0
+    checkpoint: str = ""
     weights: str = TRAINED
     name: str = ""
     size: str = ""
@@ -84,12 +84,6 @@ class Finetuning:
     partitioning: Partitioning = dataclasses.field(default_factory=Partitioning)
 
     def __post_init__(self) -> None:
-        if not self.checkpoint:
-            raise UserError(
-                "Finetuning.checkpoint",
-                self.checkpoint,
-                "name what to fine-tune: --gin.CHECKPOINT=\"'runs/roberta_12e/roberta_12e'\"",
-            )
         least = {"batch_size": 1, "epochs": 1, "log_every": 1, "logits_tile": 1}
         for field, minimum in (least | {"max_updates": 0, "validate_every": 0}).items():
             if getattr(self, field) < minimum:

@@ -14,24 +14,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
+import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import identity, tree
-from seqrecipes.downstream import scoring, sources
+from seqrecipes.downstream import checking, scoring
 from seqrecipes.downstream.finetuning import OF_LOSS, Finetuning
 from seqrecipes.downstream.scoring import Facts, Scorer
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
-from seqrecipes.training import checkpoints
+from seqrecipes.training import checkpoints, loop
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing
-from seqrecipes.training.loop import LocalBatch, Training
+from seqrecipes.training.loop import Evaluation, LocalBatch, Training
 from seqrecipes.training.phases import Phase
 
 if TYPE_CHECKING:
     from seqrecipes.data.labelled.epochs import Epochs
     from seqrecipes.data.labelled.examples import Examples
-    from seqrecipes.data.labelled.sets import LabelledSet
+    from seqrecipes.data.labelled.records import LabelledSplit
+    from seqrecipes.data.vocabulary import Vocabulary
 
 RUN_FILE, GIN_FILE = "finetuning.json", "config.gin"
 VOCABULARY = pathlib.Path("vocabulary", "spm.model")
@@ -101,6 +103,18 @@ class Prepared:
     def train_batches(self, seed: int, start: int, stop: int) -> Iterator[LocalBatch]:
         """This process's rows of the batches of steps start ... stop - 1."""
         return self._epochs(seed).train(start, stop)
+
+    def evaluation(self, training: Training, examples: Examples) -> Evaluation:
+        """What the selection goes by, of some examples: the set's metrics, or those of the loss."""
+        if not self.by_loss:
+            return functools.partial(self.scorer.evaluate, examples=examples)
+        of_loss = loop.evaluator(training, self.mesh, Batches(self, training.seed, examples))
+
+        def evaluate(params: tree.Tree) -> dict[str, float]:
+            values = of_loss(params)
+            return values | {"perplexity": float(np.exp(values["loss"]))}
+
+        return evaluate
 
     def _epochs(self, seed: int) -> Epochs:
         from seqrecipes.data.labelled.epochs import Epochs
@@ -180,39 +194,47 @@ class Prepared:
         return "\n".join(lines)
 
 
+class Batches:
+    """Batches of the loop.
+
+    Args:
+      prepared: what is trained.
+      seed: of the order of examples.
+      examples: to validate with.
+    """
+
+    def __init__(self, prepared: Prepared, seed: int, examples: Examples):
+        self._prepared, self._seed, self._examples = prepared, seed, examples
+
+    def train(self, start: int, stop: int) -> Iterator[LocalBatch]:
+        """The batches of steps start ... stop - 1."""
+        return self._prepared.train_batches(self._seed, start, stop)
+
+    def validation(self) -> Iterator[LocalBatch]:
+        """The examples to validate with, once."""
+        return self._prepared.scorer.batches(self._examples.features)
+
+
 def prepare(
-    finetuning: Finetuning, imports: pathlib.Path, scratch: pathlib.Path, mesh: Mesh
+    finetuning: Finetuning,
+    source: Source,
+    vocabulary: Vocabulary,
+    mesh: Mesh,
+    scored: LabelledSplit = "test",
 ) -> Prepared:
-    """Finds and checks everything.
+    """Checks everything, and reads what to train on and to select by.
 
     Args:
       finetuning: as written.
-      imports: folder for what is imported from another format.
-      scratch: folder for the vocabulary, which is needed there as long as the result.
+      source: what it begins with.
+      vocabulary: the source's.
       mesh: devices.
+      scored: the split to be scored.
 
     Raises:
       UserError: whatever cannot work, by field.
     """
-    from seqrecipes.data.labelled.registry import get_set
-    from seqrecipes.data.labelled.sets import check_labels
-    from seqrecipes.data.tasks import import_tasks
-    from seqrecipes.data.vocabulary import Vocabulary
-
-    import_tasks(finetuning.tasks, "Finetuning.tasks")
-    labelled = get_set(finetuning.set)
-    _check_languages(finetuning, labelled)
-    source = sources.find(finetuning, imports)
-    if labelled.kind == "generation" and not source.config.decoder_layers:
-        raise UserError(
-            "Finetuning.checkpoint",
-            finetuning.checkpoint,
-            f"is an encoder alone; {finetuning.set} is to be generated, which needs a decoder",
-        )
-    _check_lengths(finetuning, source)
-    check_labels(labelled, finetuning.languages or labelled.languages)
-    file = scratch / "spm.model"
-    file.write_bytes(source.vocabulary)
+    labelled = checking.check(finetuning, source.config, scored)
     facts = Facts(
         set=finetuning.set,
         tasks=finetuning.tasks,
@@ -228,7 +250,7 @@ def prepare(
         batch_size=finetuning.batch_size,
     )
     config = source.encoder_config() if facts.labels else source.config
-    scorer = Scorer(facts, config, labelled, Vocabulary(str(file)), finetuning.partitioning, mesh)
+    scorer = Scorer(facts, config, labelled, vocabulary, finetuning.partitioning, mesh)
     prepared = Prepared(
         finetuning,
         source,
@@ -251,31 +273,6 @@ def prepare(
     finetuning.partitioning.parameter_shardings(training.shapes, mesh)
     source.account(training.model)
     return prepared
-
-
-def _check_languages(finetuning: Finetuning, labelled: LabelledSet) -> None:
-    wanted = {finetuning.language: ("train", "validation")}
-    for language in finetuning.languages or labelled.languages:
-        wanted[language] = (*wanted.get(language, ()), "test")
-    for language, splits in wanted.items():
-        there = labelled.splits(language)
-        if missing := [split for split in splits if split not in there]:
-            others = [each for each in labelled.languages if "test" in labelled.splits(each)]
-            raise UserError(
-                "Finetuning.languages" if missing == ["test"] else "Finetuning.language",
-                language,
-                f"{labelled.name} has no {' and no '.join(missing)} split of it; there are tests "
-                f"in {others}",
-            )
-
-
-def _check_lengths(finetuning: Finetuning, source: Source) -> None:
-    limit = source.config.max_positions
-    for name, length in finetuning.lengths.items():
-        if name.endswith("_tokens") and length > limit:
-            raise UserError(
-                "Finetuning.lengths", f"{name}: {length}", f"the model has {limit} positions"
-            )
 
 
 def _check_metric(prepared: Prepared) -> None:

@@ -18,15 +18,13 @@ from collections.abc import Iterator, Sequence
 
 import gin
 import jax
-import numpy as np
 
-from seqrecipes import tree
-from seqrecipes.downstream import preparing, results, scoring
+from seqrecipes.downstream import preparing, results, scoring, sources
 from seqrecipes.downstream.finetuning import Finetuning
-from seqrecipes.downstream.preparing import Prepared
+from seqrecipes.downstream.preparing import Batches, Prepared
 from seqrecipes.training import checkpoints, compilation, loop, reporting
 from seqrecipes.training.checkpoints import Checkpoints
-from seqrecipes.training.loop import Evaluation, LocalBatch, Training
+from seqrecipes.training.loop import Training
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +73,14 @@ class Run:
     @contextlib.contextmanager
     def _prepared(self, imports: pathlib.Path | None) -> Iterator[Prepared]:
         """All checks done, and nothing written yet but what had to be imported."""
+        from seqrecipes.data.vocabulary import Vocabulary
+
         with tempfile.TemporaryDirectory() as temporary:
             scratch = pathlib.Path(temporary)
-            yield preparing.prepare(self.finetuning, imports or scratch, scratch, self.mesh)
+            source = sources.find(self.finetuning, imports or scratch)
+            file = scratch / "spm.model"
+            file.write_bytes(source.vocabulary)
+            yield preparing.prepare(self.finetuning, source, Vocabulary(str(file)), self.mesh)
 
     def _folder(self, seed: int) -> pathlib.Path:
         return self.model_dir / str(seed)
@@ -112,7 +115,7 @@ class Run:
             initial_params=functools.partial(
                 prepared.source.params, training.model, seed, placement
             ),
-            batches=_Batches(prepared, training),
+            batches=Batches(prepared, seed, prepared.validation),
             metadata={
                 "model": training.model.config.to_dict(),
                 "vocabulary": prepared.scorer.vocabulary.checksum,
@@ -121,20 +124,8 @@ class Run:
                 "conversion": f"fine-tuning on {self.finetuning.set}",
             },
             writers=functools.partial(_writers, folder),
-            evaluation=self._evaluation(prepared, training),
+            evaluation=prepared.evaluation(training, prepared.validation),
         )
-
-    def _evaluation(self, prepared: Prepared, training: Training) -> Evaluation:
-        """What is selected by: the set's metrics, or what is made of the loss alone."""
-        if not prepared.by_loss:
-            return functools.partial(prepared.scorer.evaluate, examples=prepared.validation)
-        of_loss = loop.evaluator(training, self.mesh, _Batches(prepared, training))
-
-        def evaluate(params: tree.Tree) -> dict[str, float]:
-            values = of_loss(params)
-            return values | {"perplexity": float(np.exp(values["loss"]))}
-
-        return evaluate
 
     def _score(self, prepared: Prepared, training: Training, folder: pathlib.Path) -> None:
         """Scores the best checkpoint; only now are test splits and other languages read."""
@@ -159,21 +150,6 @@ class Run:
         content = scoring.content(prepared.facts, training.seed, step, validated, scores)
         scoring.write(folder / scoring.SCORES, content)
         log.info("seed %d: scored the checkpoint of step %s", training.seed, f"{step:,}")
-
-
-class _Batches:
-    """Batches of the loop."""
-
-    def __init__(self, prepared: Prepared, training: Training):
-        self._prepared, self._training = prepared, training
-
-    def train(self, start: int, stop: int) -> Iterator[LocalBatch]:
-        """The batches of steps start ... stop - 1."""
-        return self._prepared.train_batches(self._training.seed, start, stop)
-
-    def validation(self) -> Iterator[LocalBatch]:
-        """The validation split once."""
-        return self._prepared.scorer.batches(self._prepared.validation.features)
 
 
 def _writers(folder: pathlib.Path, start: int) -> list[reporting.Writer]:

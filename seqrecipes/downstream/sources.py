@@ -53,7 +53,7 @@ class Source:
         if self.folder is None:
             return None
         theirs = models.parameter_shapes(self.config)
-        return warm_start.plan(_conversion(model), theirs, models.shapes(model))
+        return warm_start.plan(conversion(model), theirs, models.shapes(model))
 
     def params(self, model: models.Model, seed: int, placement: Placement) -> dict[str, Any]:
         """The first parameters of a model, on the devices."""
@@ -61,7 +61,7 @@ class Source:
         if self.folder is None:
             return _laid_out(initialise, placement)
         params, _ = warm_start.from_checkpoint(
-            _conversion(model),
+            conversion(model),
             self.folder,
             models.parameter_shapes(self.config),
             initialise=initialise,
@@ -78,8 +78,14 @@ def find(finetuning: Finetuning, imports: pathlib.Path) -> Source:
       imports: a folder in Hugging Face's format is imported into a folder of it, or was before.
 
     Raises:
-      UserError: there is no such checkpoint, or its vocabulary is not found.
+      UserError: there is no such checkpoint, or its vocabulary is not found; or none is named.
     """
+    if not finetuning.checkpoint:
+        raise UserError(
+            "Finetuning.checkpoint",
+            finetuning.checkpoint,
+            "name what to fine-tune: --gin.CHECKPOINT=\"'runs/roberta_12e/roberta_12e'\"",
+        )
     path = pathlib.Path(finetuning.checkpoint)
     if path.is_file():
         source = _of_file(finetuning)
@@ -149,7 +155,8 @@ def _of_checkpoint(path: pathlib.Path, vocabulary: str | None) -> Source:
     return Source(name, config, found, folder)
 
 
-def _conversion(model: models.Model) -> str:
+def conversion(model: models.Model) -> str:
+    """How the parameters of a pre-trained model become those of a model to fine-tune."""
     return "encoder_to_labeller" if isinstance(model, models.Labeller) else "identity"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -21,8 +22,9 @@ from seqrecipes.training.checkpoints import disk_errors
 LEDGER_FILE = "ledger.json"
 
 # What wall seconds go to. `compilation` is all that comes before a phase's first update: initial
-# values, compiling, the first batch. `checkpoints` is waiting for them and restoring one.
-KINDS = ("training", "compilation", "checkpoints", "validation")
+# values, compiling, the first batch. `checkpoints` is waiting for them and restoring one. Ledgers
+# that were begun before there were probes know nothing of these.
+KINDS = ("training", "compilation", "checkpoints", "validation", "probes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,15 +204,16 @@ def total(sessions: Iterable[Session], phase: int | None = None) -> dict[str, An
         for session, spent in parts
     )
     known = possible and all(session.peak for session, _ in parts)
+    devices = [session.devices for session, _ in parts]
+    seconds = {kind: [spent.seconds.get(kind, 0.0) for _, spent in parts] for kind in KINDS}
     return {
         "steps": steps,
         "repeated": steps - _distinct((spent.start, spent.stop) for _, spent in parts),
         "tokens": sum(spent.tokens for _, spent in parts),
         "flops": flops,
-        "seconds": {kind: sum(spent.seconds[kind] for _, spent in parts) for kind in KINDS},
+        "seconds": {kind: sum(each) for kind, each in seconds.items()},
         "chip_seconds": {
-            kind: sum(session.devices * spent.seconds[kind] for session, spent in parts)
-            for kind in KINDS
+            kind: sum(map(operator.mul, devices, each)) for kind, each in seconds.items()
         },
         "devices": sorted({f"{one.devices} x {one.device_kind}" for one, _ in parts}),
         "utilisation": flops / possible if known else None,

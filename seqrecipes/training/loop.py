@@ -58,6 +58,19 @@ class Batches(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Probe:
+    """What is found out about the parameters beside their loss.
+
+    Attributes:
+      every: steps between two looks; there is one before the first step and one after the last.
+      look: gives {name: value}.
+    """
+
+    every: int
+    look: Evaluation
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """How one stage is trained.
 
@@ -153,6 +166,16 @@ class Training:
         shardings = self.layout(span, mesh), parts.replicated(mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=shardings)
 
+    def first_state(self, params: dict[str, Any], mesh: Mesh) -> TrainState:
+        """The state before any phase was entered; its parameters are the given ones."""
+        zero = jax.device_put(np.zeros((), np.int32), parts.replicated(mesh))
+        return TrainState(step=zero, params=params, optimizer={})
+
+    def enter(self, state: TrainState, span: Span, mesh: Mesh) -> TrainState:
+        """The state at the beginning of a phase; the one before is donated."""
+        enter = functools.partial(enter_phase, span=span, adamw=self.optimizer)
+        return jax.jit(enter, out_shardings=self.layout(span, mesh), donate_argnums=0)(state)
+
     def flops_by_part(self, span: Span) -> dict[str, float]:
         """Model FLOPs of one update in a phase: encoder, decoder, head."""
         by_part = flops.training(
@@ -179,6 +202,7 @@ def train(
     metadata: Mapping[str, Any],
     writers: Callable[[int], list[reporting.Writer]],
     evaluation: Evaluation | None = None,
+    probe: Probe | None = None,
 ) -> dict[str, float]:
     """Trains a stage to its end and returns its final validation metrics.
 
@@ -191,6 +215,8 @@ def train(
       metadata: saved with every checkpoint, beside the step and the data position.
       writers: makes the metric writers of a run that begins at the given step.
       evaluation: what is validated by, in place of the loss on the validation batches.
+      probe: looks at the parameters now and then. A checkpoint of its step is saved before; a run
+        that goes on from there begins with the same look, but for that after the last step.
 
     Raises:
       Interrupted: a signal came; a checkpoint of the last step was saved before.
@@ -222,15 +248,21 @@ def train(
     try:
         with training.partitioning.on(mesh), Watch() as watch:
             state = _first_state(training, checkpoints, start, mesh, initial_params)
-            if start:
-                progress.spent("checkpoints")
+            progress.spent("checkpoints" if start else "compilation")
             evaluate = evaluation or evaluator(training, mesh, batches)
             step = start
+
+            def look() -> None:
+                if probe and (step % probe.every == 0 or step == training.steps):
+                    reporter.probes(step, probe.look(state.params))
+                    progress.spent("probes")
+
+            look()
             for span in training.spans:
                 if step >= span.stop:
                     continue
                 progress.enter(span, training.flops_per_step(span))
-                state = _enter(training, state, span, mesh)
+                state = training.enter(state, span, mesh)
                 update = training.compile_step(span, mesh)
                 for local in batches.train(step, span.stop):
                     # Neither line waits: a batch is copied while the devices are at earlier steps.
@@ -244,7 +276,10 @@ def train(
                     # The last validation may wait until the last step is saved, unless it belongs
                     # to what is saved.
                     validates = ranked if last else step % training.validate_every == 0
-                    saves = step % training.checkpointing.every == 0 or (ranked and validates)
+                    probed = probe is not None and step % probe.every == 0
+                    saves = (
+                        step % training.checkpointing.every == 0 or probed or (ranked and validates)
+                    )
                     signum = watch.check(step)
                     # Validation waits for the devices: what they still do is training until then.
                     if validates or saves or signum is not None or last:
@@ -259,11 +294,14 @@ def train(
                         save(state, step)
                     if signum is not None:
                         raise Interrupted(signum, step)
+                    if not last:
+                        look()
             if not validated:
                 validated = evaluate(state.params)
                 reporter.validation(step, validated)
                 progress.spent("validation")
                 save(state, step)
+            look()
             return validated
     finally:
         reporter.restart_clock(training.steps)  # after an error nobody knows what seconds were for
@@ -300,13 +338,7 @@ def _first_state(
         # The checkpoint holds the state of the phase that made its last step.
         span = span_of(training.spans, start - 1)
         return checkpoints.restore(start, training.abstract_state(span, mesh))
-    zero = jax.device_put(np.zeros((), np.int32), parts.replicated(mesh))
-    return TrainState(step=zero, params=initial_params(), optimizer={})
-
-
-def _enter(training: Training, state: TrainState, span: Span, mesh: Mesh) -> TrainState:
-    enter = functools.partial(enter_phase, span=span, adamw=training.optimizer)
-    return jax.jit(enter, out_shardings=training.layout(span, mesh), donate_argnums=0)(state)
+    return training.first_state(initial_params(), mesh)
 
 
 def evaluator(training: Training, mesh: Mesh, batches: Batches) -> Evaluation:

@@ -154,6 +154,12 @@ class Reporter:
         values = "  ".join(f"{name} {value:.4f}" for name, value in scalars.items())
         self._say(f"step {step:,}  validation {values}")
 
+    def probes(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Reports what probes found."""
+        self._write(step, {f"probes/{name}": value for name, value in scalars.items()})
+        values = "  ".join(f"{name} {value:.1f}" for name, value in scalars.items())
+        self._say(f"step {step:,}  probes {values}")
+
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         for writer in self._writers:
             writer.write_scalars(step, scalars)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import pytest
+from matplotlib import pyplot as plt
 
 from seqrecipes import report
 from seqrecipes.training import ledger
@@ -114,6 +116,33 @@ def test_a_run_from_before_there_was_a_ledger(capsys, tmp_path):
 def test_a_run_from_before_phases_had_a_plan(tmp_path):
     run = write_run(tmp_path / "run", "bart", session=(0, 36.0), planned=False)
     assert cells(report.spent(report.read([run])))[0][6] == "-"
+
+
+def test_a_ledger_from_before_there_were_probes(tmp_path):
+    run = write_run(tmp_path / "run", "bart", session=(0, 3600.0))
+    expected = cells(report.spent(report.read([run])))
+    file = run / "bart" / "ledger.json"
+    text = re.sub(r',\s*"probes": [\d.]+', "", file.read_text("utf-8"))
+    assert "probes" not in text
+    file.write_text(text, "utf-8")
+    assert cells(report.spent(report.read([run]))) == expected
+
+
+def test_probes_are_drawn_beside_the_losses(tmp_path):
+    run = write_run(tmp_path / "run", "bart", session=None)
+    report.write([run], run)
+    before = plt.imread(run / "curves.png").shape
+    rows = [
+        {"step": step, "probes/udpos.f1/en": 60.0, "probes/udpos.f1/avg-0s": 30.0}
+        for step in (0, 800)
+    ]
+    with (run / "bart" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    (record,) = report.read([run])
+    assert record.probes() == {"udpos.f1": ["en", "avg-0s"]}
+    report.write([run], run)
+    after = plt.imread(run / "curves.png").shape
+    assert after[0] == before[0] and after[1] == 2 * before[1]
 
 
 @pytest.mark.parametrize("text", ["", '{"sessions": 3}'])

@@ -8,6 +8,7 @@ from typing import Any
 import gin
 import pytest
 
+from seqrecipes.data.labelled import local_files  # noqa: F401 -- gin
 from seqrecipes.downstream.runs import Run
 from tests.downstream import tiny_runs
 

@@ -76,7 +76,7 @@ class Metric:
 def device(monkeypatch) -> Device:
     device = Device()
     monkeypatch.setattr(loop.Training, "compile_step", device.compile_step)
-    monkeypatch.setattr(loop, "_enter", lambda training, state, *_: state)
+    monkeypatch.setattr(loop.Training, "enter", lambda training, state, *_: state)
     monkeypatch.setattr(loop, "evaluator", lambda *_: lambda params: {"loss": 1.0})
     monkeypatch.setattr(
         checkpoints.Checkpoints,
