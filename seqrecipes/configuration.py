@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -73,6 +74,15 @@ def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".")
             hint = f"{_first(error)} (strings need quotes: --gin.{name}=\"'{value}'\")"
             raise UserError(f"--gin.{name}", value, hint) from error
     _check_all_read(gin.config_str(max_line_length=10_000), bindings)
+
+
+def quiet_tensorflow() -> None:
+    """Of TensorFlow, which only reads text, what it says of GPUs is noise.
+
+    Commands call this first, then import it and jax: not before --help had its chance.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 
 @contextlib.contextmanager

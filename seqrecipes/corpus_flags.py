@@ -50,9 +50,7 @@ def configure(
     Raises:
       UserError: a flag that cannot be used.
     """
-    # TensorFlow only reads text here; what it says of GPUs is noise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    configuration.quiet_tensorflow()
     # Imported late: this brings TensorFlow, and --help should answer at once.
     from seqrecipes.data.tasks import import_tasks
 

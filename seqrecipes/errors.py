@@ -31,14 +31,13 @@ def one_line(error: UserError) -> str:
     return f"error: {first}" + (f" (scope {scopes[0]})" if scopes else "")
 
 
-def exit_status(command: Callable[[], object], *, interrupted: str = "interrupted") -> int:
-    """Runs a command: 0, 2 after telling what the user can mend, 130 after Ctrl-C."""
+def exit_status(command: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:
+    """Runs a command: its own status, 2 after telling what the user can mend, 130 after Ctrl-C."""
     try:
-        command()
+        return command() or 0
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         return 130
-    return 0

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
+from seqrecipes import configuration
 from seqrecipes.errors import exit_status
 
 
@@ -34,8 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--vocabulary", default="", metavar="FILE", help="where it is not in the run's folder"
     )
 
-    from seqrecipes import configuration
-
     configuration.add_flags(parser)
     parser.epilog = (
         "Where the data lies is known from the run's config.gin; "
@@ -46,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> str:
-    # TensorFlow only reads text here; what it says of GPUs is noise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from seqrecipes import configuration, recipe  # noqa: F401 -- gin
+    configuration.quiet_tensorflow()
+    from seqrecipes import recipe  # noqa: F401 -- gin
     from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.data.tasks import import_tasks
     from seqrecipes.downstream import preparing, runs, scoring  # noqa: F401 -- gin

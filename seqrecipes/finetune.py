@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from seqrecipes.errors import UserError, one_line
+from seqrecipes import configuration
+from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,33 +19,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seqrecipes.finetune", description=__doc__)
     parser.add_argument("--dry_run", action="store_true", help="check and print, train nothing")
 
-    # gin is light; jax and TensorFlow are imported after --help had its chance.
-    from seqrecipes import configuration
-
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
-    try:
-        return _run(flags, bindings)
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: _run(flags, bindings),
+        interrupted="interrupted; the same command goes on from the last checkpoint",
+    )
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
-    # TensorFlow only reads text here; what it says of GPUs is noise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    from seqrecipes import configuration, recipe  # noqa: F401 -- gin
+    configuration.quiet_tensorflow()
+    from seqrecipes import recipe  # noqa: F401 -- gin
     from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.downstream import runs
-    from seqrecipes.training import reporting
-    from seqrecipes.training.interruption import Interrupted
+    from seqrecipes.training import interruption, reporting
 
     reporting.log_to_terminal(0)
     if not flags.gin_file:
@@ -56,12 +43,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     if flags.dry_run:
         print(run.describe())
         return 0
-    try:
-        print(run.execute())
-    except Interrupted as stop:
-        print(f"stopped by {stop}: saved; the same command goes on from there", file=sys.stderr)
-        return 128 + stop.signum
-    return 0
+    return interruption.exit_status(lambda: print(run.execute()))
 
 
 if __name__ == "__main__":

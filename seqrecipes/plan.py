@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from seqrecipes import configuration
 from seqrecipes.errors import UserError, exit_status
 
 if TYPE_CHECKING:
@@ -45,17 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument("--utilisation", type=float, default=0.4, help="share of the peak")
     group.add_argument("--reserve", type=float, default=0.1, help="share of memory to stay free")
 
-    # gin is light; jax and TensorFlow are imported after --help had its chance.
-    from seqrecipes import configuration
-
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
     return exit_status(lambda: _run(flags, bindings))
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    configuration.quiet_tensorflow()
     if not flags.recipes and not flags.gin_file:
         raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
     from seqrecipes.planning import devices
@@ -118,7 +114,7 @@ def _plan(
     """One recipe, read and resolved."""
     import gin
 
-    from seqrecipes import configuration, runner
+    from seqrecipes import runner
     from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
     from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.planning.costs import Plan

@@ -11,7 +11,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from seqrecipes.errors import UserError, one_line
+from seqrecipes import configuration
+from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,22 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--paper", action="store_true", help="tables with the results of Soltan et al. 2023"
     )
 
-    from seqrecipes import configuration
-
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
-    try:
-        return _run(flags, bindings)
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command does what is left", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: _run(flags, bindings),
+        interrupted="interrupted; the same command does what is left",
+    )
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
-    from seqrecipes import configuration, tables
+    from seqrecipes import tables
     from seqrecipes.downstream import jobs
     from seqrecipes.downstream.protocol import Protocol, described
 
@@ -59,11 +54,14 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
         return 0
     if jobs.run(protocol.trials(), where, title="learning rates"):
         return 1
-    for task in protocol.tasks if protocol.learning_rates else ():
-        print(f"{task}: learning rate {protocol.rate(task):g}")
-    failures = jobs.run(protocol.runs(), where, title="runs")
+    rates = {task: protocol.rate(task) for task in protocol.tasks}
+    for task, rate in rates.items():
+        if rate is not None:
+            print(f"{task}: learning rate {rate:g}")
+    runs = protocol.runs(rates)
+    failures = jobs.run(runs, where, title="runs")
     finished = protocol.results
-    if any(job.done for job in protocol.runs()):
+    if any(job.done for job in runs):
         shown = [str(finished), "--output", str(finished.parent)]
         tables.main(shown + (["--paper"] if flags.paper else []))
     return 1 if failures else 0

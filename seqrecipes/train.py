@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from seqrecipes.errors import UserError, one_line
+from seqrecipes import configuration
+from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,39 +23,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument("--process_count", type=int, metavar="N")
     group.add_argument("--process_index", type=int, metavar="I")
 
-    # gin is light; jax and TensorFlow are imported after --help had its chance.
-    from seqrecipes import configuration
-
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
-    try:
-        return _run(flags, bindings)
-    except UserError as error:
-        print(one_line(error), file=sys.stderr)
-        return 2
-    except FloatingPointError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    return exit_status(
+        lambda: _run(flags, bindings),
+        interrupted="interrupted; the same command goes on from the last checkpoint",
+    )
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
-    # TensorFlow only reads text here; what it says of GPUs is noise.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    configuration.quiet_tensorflow()
     import jax
 
     if flags.multiprocess or flags.coordinator_address:
         jax.distributed.initialize(
             flags.coordinator_address, flags.process_count, flags.process_index
         )
-    from seqrecipes import configuration, report, runner
+    from seqrecipes import report, runner
     from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
     from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
-    from seqrecipes.training import reporting
-    from seqrecipes.training.interruption import Interrupted
+    from seqrecipes.training import interruption, reporting
 
     reporting.log_to_terminal(jax.process_index())
     if not flags.gin_file:
@@ -66,14 +53,10 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     if flags.dry_run:
         print(run.describe())
         return 0
-    try:
-        run.execute(flags.stage)
-    except Interrupted as stop:
-        print(f"stopped by {stop}: saved; the same command goes on from there", file=sys.stderr)
-        return 128 + stop.signum
-    if jax.process_index() == 0 and flags.stage is None:
+    status = interruption.exit_status(lambda: run.execute(flags.stage))
+    if status == 0 and jax.process_index() == 0 and flags.stage is None:
         print(report.write([run.model_dir], run.model_dir))
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from seqrecipes.conversion.surgery import Pieces, Rows
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Placement
+from seqrecipes.training.partitioning import Placement, laid_out
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -253,8 +253,7 @@ def apply(
       placement: gives {path: sharding} for a nested dictionary of shapes.
     """
     function = functools.partial(convert, account=account, initialise=initialise)
-    shardings = tree.unflatten(placement(jax.eval_shape(initialise)))
-    return jax.jit(function, out_shardings=shardings)(source)
+    return laid_out(function, placement, source)
 
 
 def from_checkpoint(

@@ -64,7 +64,7 @@ class Protocol:
                 raise UserError("protocol.learning_rates", rate, "must be above 0")
 
     def trials(self) -> list[Job]:
-        """Single runs to choose learning rates by: one model, the first seed, English alone."""
+        """Single runs to choose learning rates by: one model, one seed, the language trained on."""
         return [
             self._job(task, self._models_of(task)[0], self.seeds[0], rate)
             for task in self.tasks
@@ -85,10 +85,10 @@ class Protocol:
         # Of equals the smallest.
         return max(sorted(scored), key=lambda rate: sign * scored[rate][1])
 
-    def runs(self) -> list[Job]:
-        """The runs that count, once every task's learning rate is known."""
+    def runs(self, rates: Mapping[str, float | None]) -> list[Job]:
+        """The runs that count, at every task's `rate`."""
         return [
-            self._job(task, model, seed, None, self.rate(task))
+            self._job(task, model, seed, None, rates[task])
             for task in self.tasks
             for model in self._models_of(task)
             for seed in self.seeds
@@ -108,11 +108,12 @@ class Protocol:
         given = self.models[model]
         own = {"CHECKPOINT": given} if isinstance(given, str) else given
         macros: dict[str, Any] = {**own, **self.macros, "NAME": model, "SEEDS": [seed]}
+        scored = []
         if trial is None:
             folder = self.results / task / model
         else:
             folder = self._trial(task, trial)
-            macros["LANGUAGES"] = ["en"]
+            scored = ["--gin.LANGUAGES=[%LANGUAGE]"]
         if peak := trial or rate:
             macros["PEAK"] = peak
         macros["MODEL_DIR"] = str(folder)
@@ -123,6 +124,7 @@ class Protocol:
                 *(sys.executable, "-m", "seqrecipes.finetune"),
                 *(f"--gin_file={file}" for file in files),
                 *(f"--gin.{macro}={value!r}" for macro, value in macros.items()),
+                *scored,
             ),
             log=folder / f"log-{seed}.txt",
             result=folder / str(seed) / SCORES_FILE,
@@ -143,7 +145,7 @@ class Protocol:
 def described(protocol: Protocol) -> Iterator[str]:
     """What will be done, line by line."""
     for task in protocol.tasks:
-        names = protocol.tasks[task] or list(protocol.models)
+        names = protocol._models_of(task)
         rates = ", ".join(f"{rate:g}" for rate in protocol.learning_rates)
         first = f", after trials of {names[0]} with {rates}" if rates else ""
         yield f"{task}: {', '.join(names)}, {len(protocol.seeds)} seeds{first}"

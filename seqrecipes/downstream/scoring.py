@@ -139,8 +139,7 @@ class Scorer:
         self.facts, self.labelled, self.vocabulary = facts, labelled, vocabulary
         self.model = facts.model(config)
         self._partitioning, self._mesh = partitioning, mesh
-        shards = parts.batch_shards(mesh)
-        self._batch_size = -(-facts.batch_size // shards) * shards
+        self._batch_size = parts.even_batch(facts.batch_size, mesh)
         self._pad_id = config.pad_id
         step: Callable[..., Any] = self._labels
         if isinstance(self.model, Seq2Seq):

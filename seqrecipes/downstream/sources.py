@@ -7,12 +7,9 @@ import functools
 import logging
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any
 
-import jax
-
-from seqrecipes import hugging_face, models, tree
+from seqrecipes import hugging_face, models
 from seqrecipes.conversion import warm_start
 from seqrecipes.conversion.conversions import FREE
 from seqrecipes.data import pieces
@@ -21,7 +18,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Placement
+from seqrecipes.training.partitioning import Placement, laid_out
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +56,7 @@ class Source:
         """The first parameters of a model, on the devices."""
         initialise = functools.partial(models.random_params, model, seed)
         if self.folder is None:
-            return _laid_out(initialise, placement)
+            return laid_out(initialise, placement)
         params, _ = warm_start.from_checkpoint(
             conversion(model),
             self.folder,
@@ -158,8 +155,3 @@ def _of_checkpoint(path: pathlib.Path, vocabulary: str | None) -> Source:
 def conversion(model: models.Model) -> str:
     """How the parameters of a pre-trained model become those of a model to fine-tune."""
     return "encoder_to_labeller" if isinstance(model, models.Labeller) else "identity"
-
-
-def _laid_out(initialise: Callable[[], dict[str, Any]], placement: Placement) -> dict[str, Any]:
-    shardings = tree.unflatten(placement(jax.eval_shape(initialise)))
-    return jax.jit(initialise, out_shardings=shardings)()

@@ -15,13 +15,13 @@ import jax
 import numpy as np
 
 from seqrecipes.data import pieces
+from seqrecipes.data.labelled.alignment import align
 from seqrecipes.downstream.decoding import Search, make_generate
 from seqrecipes.models import Model
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.partitioning import Partitioning
 
 _NARROWEST = 32
-_BOS, _PAD, _EOS = 0, 1, 2
 
 
 class Hypothesis(NamedTuple):
@@ -71,13 +71,12 @@ class Writer:
         batch_size: int,
         partitioning: Partitioning,
     ):
-        self._tokenizer = vocabulary.tokenizer
+        self._vocabulary, self._specials = vocabulary, pieces.specials(vocabulary)
         self._params, self._partitioning = params, partitioning
         self._mesh = partitioning.mesh()
-        shards = parts.batch_shards(self._mesh)
-        self.batch_size = -(-batch_size // shards) * shards
+        self.batch_size = parts.even_batch(batch_size, self._mesh)
         self._longest = model.config.max_positions
-        count = min(model.config.vocab_size, self._tokenizer.GetPieceSize())
+        count = min(model.config.vocab_size, self._specials.vocab_size)
         self._generate = make_generate(model, search, pieces=count)
 
     def write(
@@ -93,15 +92,15 @@ class Writer:
         """
         rows, cuts = [], []
         for number, line in enumerate(lines):
-            ids = self._tokenizer.EncodeAsIds(line)
-            framed = [_BOS, *ids[: self._longest - 2], _EOS] if ids else []
-            if len(ids) + 2 > self._longest:
-                cuts.append(Cut(number, len(ids) + 2, len(framed)))
-            rows.append(framed)
+            ids = self._vocabulary.tokenizer.EncodeAsIds(line)
+            framed = align([ids], self._longest, self._specials)
+            if framed.cut:
+                cuts.append(Cut(number, len(ids) + 2, len(framed.tokens)))
+            rows.append(framed.tokens if ids else [])
         result: list[list[Hypothesis]] = [[] for _ in lines]
         lengths = [len(ids) for ids in rows]
         for width, chosen in batches(lengths, self._longest, self.batch_size):
-            batch = np.full((self.batch_size, width), _PAD, np.int32)
+            batch = np.full((self.batch_size, width), self._specials.pad, np.int32)
             for row, number in zip(batch, chosen, strict=False):
                 row[: lengths[number]] = rows[number]
             for number, hypotheses in zip(chosen, self._write(batch), strict=False):
@@ -117,7 +116,7 @@ class Writer:
             )
         for row in zip(*jax.device_get(found), strict=True):
             yield [
-                Hypothesis(text(self._tokenizer, ids[:length].tolist()), float(score))
+                Hypothesis(text(self._vocabulary, ids[:length].tolist()), float(score))
                 for ids, length, score in zip(*row, strict=True)
             ]
 
@@ -142,9 +141,10 @@ def batches(
             yield each, alike[start : start + batch_size]
 
 
-def text(tokenizer: Any, ids: Sequence[int]) -> str:
+def text(vocabulary: pieces.Model, ids: Sequence[int]) -> str:
     """The text of ids in one line: special pieces as they are spelled, without <s>, </s>, <pad>."""
-    kept = [token for token in ids if token not in (_BOS, _PAD, _EOS)]
+    tokenizer, specials = vocabulary.tokenizer, pieces.specials(vocabulary)
+    kept = [each for each in ids if each not in (specials.bos, specials.pad, specials.eos)]
     spelled: list[str] = []
     for special, group in itertools.groupby(kept, key=tokenizer.IsControl):
         if special:

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder_only import EncoderOnly
 from seqrecipes.models.labeller import Head, Labeller
+from seqrecipes.models.language_model import LanguageModel
 from seqrecipes.models.seq2seq import Seq2Seq
 
-# What predicts pieces of a vocabulary, as in pre-training; and all that can be trained.
-LanguageModel = EncoderOnly | Seq2Seq
+# All that can be trained.
 Model = LanguageModel | Labeller
 
 

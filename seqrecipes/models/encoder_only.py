@@ -13,8 +13,9 @@ import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Encoder, TokenTable, real_lengths
+from seqrecipes.models.language_model import LanguageModel
 from seqrecipes.models.layers import Array, kernel_init, layer_norm
-from seqrecipes.models.projection import Prediction, Projection
+from seqrecipes.models.projection import Projection
 
 
 class MlmHead(nn.Module):
@@ -36,16 +37,13 @@ class MlmHead(nn.Module):
         return Projection(h_BxPxD, table_VxD, bias_V)
 
 
-class EncoderOnly(nn.Module):
+class EncoderOnly(LanguageModel):
     """Masked language model.
 
     Features of a batch: `encoder_input_tokens` [B, S], `masked_positions` [B, P] and
     `masked_targets` [B, P], where a target equal to the padding id is no target.
     """
 
-    config: ModelConfig
-
-    # Predicted feature; token features, the original text's length last.
     TARGETS = "masked_targets"
     TOKENS = ("encoder_input_tokens",)
 
@@ -73,14 +71,7 @@ class EncoderOnly(nn.Module):
         encoder_dropout: bool = True,
         frozen_encoder_layers: int = 0,
     ) -> Array:
-        """States at the masked positions [B, P, D].
-
-        Args:
-          batch: the features named in the class docstring.
-          example_ids_B: identity of each example for its dropout; None computes without dropout.
-          encoder_dropout: False computes the encoder without dropout in any case.
-          frozen_encoder_layers: so many of the encoder's lowest layers have no gradient.
-        """
+        """States at the masked positions [B, P, D]."""
         encoder_ids_B = example_ids_B if encoder_dropout else None
         states_BxSxD = self.encode(
             batch["encoder_input_tokens"], encoder_ids_B, frozen_layers=frozen_encoder_layers
@@ -91,28 +82,3 @@ class EncoderOnly(nn.Module):
         """What the logits of states [B, P, D] are made of."""
         table = self.token_embedding.matrix() if self.config.tie_head else None
         return self.mlm_head(hidden_BxPxD, table)
-
-    def predictions(
-        self,
-        batch: Mapping[str, Array],
-        example_ids_B: Array | None = None,
-        *,
-        encoder_dropout: bool = True,
-        frozen_encoder_layers: int = 0,
-    ) -> tuple[Prediction, ...]:
-        """What is predicted at the masked positions; arguments as of `hidden`."""
-        hidden_BxPxD = self.hidden(
-            batch,
-            example_ids_B,
-            encoder_dropout=encoder_dropout,
-            frozen_encoder_layers=frozen_encoder_layers,
-        )
-        targets_BxP = batch[self.TARGETS]
-        return (Prediction(self.projection(hidden_BxPxD), targets_BxP, self.config.pad_id),)
-
-    def logits(self, hidden_BxPxD: Array) -> Array:
-        """Vocabulary logits [B, P, V] in float32."""
-        return self.projection(hidden_BxPxD).logits()
-
-    def __call__(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
-        return self.logits(self.hidden(batch, example_ids_B))

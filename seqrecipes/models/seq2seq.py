@@ -17,8 +17,9 @@ from seqrecipes.models.attention_fusion import AttentionFusion
 from seqrecipes.models.cache import KeysValues, Source
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Embedder, Encoder, TokenTable, real_lengths
+from seqrecipes.models.language_model import LanguageModel
 from seqrecipes.models.layers import Array
-from seqrecipes.models.projection import Prediction, Projection
+from seqrecipes.models.projection import Projection
 from seqrecipes.models.stack import TransformerStack
 
 
@@ -70,7 +71,7 @@ class Decoder(nn.Module):
         return self.stack.step(x_BxNxD, past, source, position)
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(LanguageModel):
     """Sequence-to-sequence model.
 
     Features of a batch: `encoder_input_tokens` [B, S], `decoder_input_tokens` [B, T] (the targets
@@ -78,9 +79,6 @@ class Seq2Seq(nn.Module):
     stands at the right, so that causality alone keeps it from every real position.
     """
 
-    config: ModelConfig
-
-    # Predicted feature; token features, the original text's length last.
     TARGETS = "decoder_target_tokens"
     TOKENS = ("encoder_input_tokens", "decoder_target_tokens")
 
@@ -123,14 +121,7 @@ class Seq2Seq(nn.Module):
         encoder_dropout: bool = True,
         frozen_encoder_layers: int = 0,
     ) -> Array:
-        """Decoder states [B, T, D].
-
-        Args:
-          batch: the features named in the class docstring.
-          example_ids_B: identity of each example for its dropout; None computes without dropout.
-          encoder_dropout: False computes the encoder without dropout in any case.
-          frozen_encoder_layers: so many of the encoder's lowest layers have no gradient.
-        """
+        """Decoder states [B, T, D]."""
         source_BxS = batch["encoder_input_tokens"]
         length = source_BxS.shape[1]
         lengths_B = real_lengths(source_BxS, self.config.pad_id)
@@ -172,28 +163,3 @@ class Seq2Seq(nn.Module):
         """What the logits of states [B, T, D] are made of."""
         table = self.token_embedding if self.config.tie_head else self.lm_head
         return Projection(hidden_BxTxD, table.matrix())
-
-    def predictions(
-        self,
-        batch: Mapping[str, Array],
-        example_ids_B: Array | None = None,
-        *,
-        encoder_dropout: bool = True,
-        frozen_encoder_layers: int = 0,
-    ) -> tuple[Prediction, ...]:
-        """What the decoder predicts; arguments as of `hidden`."""
-        hidden_BxTxD = self.hidden(
-            batch,
-            example_ids_B,
-            encoder_dropout=encoder_dropout,
-            frozen_encoder_layers=frozen_encoder_layers,
-        )
-        targets_BxT = batch[self.TARGETS]
-        return (Prediction(self.projection(hidden_BxTxD), targets_BxT, self.config.pad_id),)
-
-    def logits(self, hidden_BxTxD: Array) -> Array:
-        """Vocabulary logits [B, T, V] in float32."""
-        return self.projection(hidden_BxTxD).logits()
-
-    def __call__(self, batch: Mapping[str, Array], example_ids_B: Array | None = None) -> Array:
-        return self.logits(self.hidden(batch, example_ids_B))

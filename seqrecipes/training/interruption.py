@@ -1,8 +1,10 @@
-"""SIGTERM and Ctrl-C: finish the step, save, leave."""
+"""SIGTERM and Ctrl-C: finish the step, save, leave; and what a command then says of it."""
 
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Callable
 from types import FrameType
 
 import jax
@@ -57,3 +59,16 @@ class Watch:
                 return self._received or signal.SIGTERM
             return None
         return self._received
+
+
+def exit_status(train: Callable[[], object]) -> int:
+    """Trains: 0, 1 if the loss is no longer finite, 128 + the signal if one stopped it."""
+    try:
+        train()
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        print(f"stopped by {stop}: saved; the same command goes on from there", file=sys.stderr)
+        return 128 + stop.signum
+    return 0

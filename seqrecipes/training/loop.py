@@ -131,8 +131,7 @@ class Training:
 
     def random_params(self, mesh: Mesh) -> dict[str, Any]:
         """Parameters from scratch; the same values on every mesh."""
-        shardings = tree.unflatten(self.partitioning.parameter_shardings(self.shapes, mesh))
-        return jax.jit(self.initial_values, out_shardings=shardings)()
+        return parts.laid_out(self.initial_values, self.partitioning.placement(mesh))
 
     def abstract_state(self, span: Span, mesh: Mesh) -> TrainState:
         """Shapes and shardings of the state within a phase."""

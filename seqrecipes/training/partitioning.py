@@ -166,10 +166,24 @@ def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def even_batch(batch_size: int, mesh: Mesh | AbstractMesh) -> int:
+    """The smallest batch from this size on that the mesh splits evenly."""
+    shards = batch_shards(mesh)
+    return -(-batch_size // shards) * shards
+
+
 def batch_groups() -> int:
     """`batch_shards` of the mesh in use; 1 if there is none."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else batch_shards(mesh)
+
+
+def laid_out(
+    make: Callable[..., Mapping[str, Any]], placement: Placement, *arguments: Any
+) -> dict[str, Any]:
+    """The nested dictionary that a function makes of arrays, each array where it belongs."""
+    shardings = tree.unflatten(placement(jax.eval_shape(make, *arguments)))
+    return jax.jit(make, out_shardings=shardings)(*arguments)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -12,6 +12,7 @@ import pytest
 
 from seqrecipes import configuration, evaluate, finetune
 from seqrecipes.downstream.finetuning import Finetuning
+from seqrecipes.downstream.protocol import Protocol
 from tests.commands.harness import ROOT
 from tests.downstream import tiny_runs
 
@@ -41,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: bytes) -> pathl
     tiny_runs.checkpoint(folder / "seq2seq", vocabulary, decoder_layers=1)
     tiny_runs.write_udpos(folder / "data")
     tiny_runs.write_scitldr(folder / "data")
+    tiny_runs.write_ntrex(folder / "data")
     return folder
 
 
@@ -121,6 +123,28 @@ def test_a_decoder_is_not_asked_of_an_encoder(folder: pathlib.Path, capsys: Any)
     others.append("--gin.LANGUAGES=['en']")
     assert finetune.main(others) == 2
     assert "is an encoder alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "language"), [("udpos", "en"), ("ntrex", "en-de")])
+def test_trials_of_a_protocol_score_what_is_trained_on(
+    folder: pathlib.Path, tmp_path: pathlib.Path, capsys: Any, task: str, language: str
+) -> None:
+    sizes = {"BATCH_SIZE": 8, "INPUT_LENGTH": 24, "TARGET_LENGTH": 24, "WARMUP_STEPS": 1}
+    small = tmp_path / "small.gin"
+    small.write_text("".join(f"{name} = {value}\n" for name, value in sizes.items()), "utf-8")
+    (trial,) = Protocol(
+        model_dir=str(tmp_path / "protocol"),
+        models={"small": str(folder / "seq2seq")},
+        tasks={task: []},
+        learning_rates=[0.5],
+        gin_files=[str(small)],
+        macros={"LABELLED_FILES": str(folder / "data")},
+    ).trials()
+    program = trial.command.index("seqrecipes.finetune")
+    assert finetune.main([*trial.command[program + 1 :], "--dry_run"]) == 0
+    text = capsys.readouterr().out
+    assert f"({language})" in text and "peak 0.5" in text
+    assert f"  scored: {language}\n" in text
 
 
 @pytest.mark.parametrize("name", TABLE_10)

@@ -72,7 +72,7 @@ def by_hand(folder: pathlib.Path, vocabulary: bytes, line: str, search: Search) 
     count = len(pieces.pieces(vocabulary))
     found = make_generate(build(config), search, pieces=count)(params, np.array([ids], np.int32))
     texts = [
-        writing.text(model.tokenizer, row[:length].tolist())
+        writing.text(model, row[:length].tolist())
         for row, length in zip(found.tokens[0], found.lengths[0], strict=True)
     ]
     return texts, found.scores[0].tolist()
@@ -148,11 +148,11 @@ def test_batches_have_few_widths_and_every_line_once():
 
 
 def test_special_pieces_are_spelled_and_frames_left_out(vocabulary):
-    tokenizer = pieces.parse(vocabulary, "vocabulary").tokenizer
-    ids = tokenizer.EncodeAsIds("The cat")
-    last = tokenizer.GetPieceSize() - 1
-    assert writing.text(tokenizer, [0, *ids, last, *ids, 2, 1]) == "The cat <sentinel_4> The cat"
-    assert writing.text(tokenizer, [0, 2]) == ""
+    model = pieces.parse(vocabulary, "vocabulary")
+    ids = model.tokenizer.EncodeAsIds("The cat")
+    last = model.tokenizer.GetPieceSize() - 1
+    assert writing.text(model, [0, *ids, last, *ids, 2, 1]) == "The cat <sentinel_4> The cat"
+    assert writing.text(model, [0, 2]) == ""
 
 
 def test_it_reads_and_writes_standard_streams_and_shows_no_bar_there(folders):

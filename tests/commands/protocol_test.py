@@ -19,7 +19,7 @@ from tests.commands.harness import ROOT
 FINETUNE = """#!{python}
 import ast, json, pathlib, sys
 macros = dict(each.removeprefix("--gin.").split("=", 1) for each in sys.argv if "--gin." in each)
-macros = {{name: ast.literal_eval(text) for name, text in macros.items()}}
+macros = {{name: ast.literal_eval(text) for name, text in macros.items() if "%" not in text}}
 if macros["NAME"] == "broken":
     sys.exit("error: CHECKPOINT = 'none': does not exist")
 seed, = macros["SEEDS"]
@@ -27,11 +27,10 @@ peak = macros.get("PEAK", 0.5)
 metric = "perplexity" if any("ntrex" in each for each in sys.argv) else "f1"
 folder = pathlib.Path(macros["MODEL_DIR"], str(seed))
 folder.mkdir(parents=True)
-languages = macros.get("LANGUAGES", ["en", "de"])
 (folder / "scores.json").write_text(json.dumps({{
     "task": folder.parent.parent.name, "model": macros["NAME"], "seed": seed, "learning_rate": peak,
     "metric": metric, "best_step": 1, "validation": {{metric: 50 - 1000 * (peak - 0.03) ** 2}},
-    "scores": {{each: {{"f1": 60.0 + seed, "accuracy": 70.0}} for each in languages}},
+    "scores": {{each: {{"f1": 60.0 + seed, "accuracy": 70.0}} for each in ("en", "de")}},
     "argv": sys.argv}}))
 """
 
@@ -86,13 +85,13 @@ def test_every_model_runs_on_its_tasks_with_every_seed_and_tables_follow(tmp_pat
     }
 
 
-def test_each_tasks_learning_rate_is_the_best_of_single_trials_on_english(tmp_path):
+def test_each_tasks_learning_rate_is_the_best_of_single_trials(tmp_path):
     flags = {"learning_rates": [0.01, 0.03, 0.1], "tasks": {"udpos": ["b"], "ntrex": ["a"]}}
     assert command.main([recipe(tmp_path, **flags)]) == 0
     runs = written(tmp_path)
     trials = {name: run for name, run in runs.items() if name.startswith("rates/")}
     assert len(trials) == 6
-    assert all(list(run["scores"]) == ["en"] and run["seed"] == 0 for run in trials.values())
+    assert all(run["seed"] == 0 for run in trials.values())
     assert (
         runs["runs/udpos/b/0"]["learning_rate"] == runs["runs/udpos/b/1"]["learning_rate"] == 0.03
     )

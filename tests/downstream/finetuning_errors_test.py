@@ -36,6 +36,7 @@ pytestmark = pytest.mark.usefixtures("data")
         ({"lengths": {"encoder_input_tokens": 41}}, "Finetuning.lengths", "40 positions"),
         ({"lengths": {"decoder_target_tokens": 9}}, "lengths", "tagging has"),
         ({"batch_size": 9}, "Finetuning.batch_size", "multiple"),
+        ({"checkpoint": ""}, "Finetuning.checkpoint", "name what to fine-tune"),
         ({"checkpoint": "nowhere"}, "Finetuning.checkpoint", "does not exist"),
         ({"checkpoint": "configs/roberta_12e.py"}, "Finetuning.checkpoint", "holds no weights"),
         (
@@ -78,7 +79,6 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"checkpoint": ""}, "Finetuning.checkpoint"),
         ({"seeds": ()}, "Finetuning.seeds"),
         ({"seeds": (1, 1)}, "Finetuning.seeds"),
         ({"weights": "none"}, "Finetuning.weights"),

@@ -92,6 +92,13 @@ def write_scitldr(folder: pathlib.Path) -> None:
         _write(folder / "scitldr" / f"{split}.jsonl", text)
 
 
+def write_ntrex(folder: pathlib.Path) -> None:
+    """`ntrex/{train,dev,test}.{en,de}.txt`: translations of one word."""
+    for split, count in {"train": 8, "dev": 4, "test": 3}.items():
+        for language, word in (("en", "house"), ("de", "Haus")):
+            _write(folder / "ntrex" / f"{split}.{language}.txt", f"{word}\n" * count)
+
+
 def _write(file: pathlib.Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, "utf-8")

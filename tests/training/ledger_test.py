@@ -114,8 +114,8 @@ def test_the_totals_are_those_made_by_hand(tmp_path, clock, monkeypatch):
             "repeated": 0,
             "tokens": 4 * 16 * 8,
             "flops": 4 * FLOPS[phase],
-            "seconds": expected,
-            "chip_seconds": {kind: 8 * value for kind, value in expected.items()},
+            "seconds": expected | {"probes": 0},
+            "chip_seconds": {kind: 8 * value for kind, value in expected.items()} | {"probes": 0},
             "devices": ["8 x cpu"],
             "utilisation": None,
         }
@@ -156,6 +156,7 @@ def test_a_run_that_broke_off_and_went_on_adds_up(tmp_path, clock, monkeypatch):
         "compilation": 150,
         "checkpoints": 7,
         "validation": 10,
+        "probes": 0,
     }
     written = run(folder, TimedBatches(clock), monkeypatch)
     assert [phase["steps"] for phase in written["phases"]] == [5, 4]
@@ -169,6 +170,7 @@ def test_a_run_that_broke_off_and_went_on_adds_up(tmp_path, clock, monkeypatch):
         "compilation": 250,
         "checkpoints": 14,
         "validation": 20,
+        "probes": 0,
     }
     assert written["phases"][1]["seconds"]["compilation"] == 200
     # The first one compiled phase 1, but came to no report in it: its figures stay as they were.
