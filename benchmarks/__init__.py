@@ -1,1 +1,1 @@
-"""Measurements of speed and memory, side by side with other libraries."""
+"""Measurements side by side with other libraries: speed, memory, scores."""

@@ -17,20 +17,21 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from seqrecipes import models, recipe, tree
+from seqrecipes import history, models, tree
 from seqrecipes.conversion import warm_start
-from seqrecipes.conversion.hf import card, config, load, parity
+from seqrecipes.conversion.hf import card, config, labelling, load, parity
 from seqrecipes.conversion.hf.export import encoder_of, export
 from seqrecipes.conversion.hf.vocabulary import FILES, Imported, read_vocabulary
 from seqrecipes.data import pieces
 from seqrecipes.data.corpora.corpus import texts
 from seqrecipes.data.corpora.sample import SampleCorpus
+from seqrecipes.downstream.decoding import Search
+from seqrecipes.downstream.scoring import Facts
 from seqrecipes.errors import UserError
 from seqrecipes.folders import whole_folder
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
 from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 
 PARITY_FILE = "parity.json"
 _ALL_DEVICES = Partitioning()
@@ -96,7 +97,7 @@ def export_checkpoint(
       checkpoint: a checkpoint's folder.
       output: must not exist.
       vocabulary: path of its SentencePiece model; None looks beside the checkpoint.
-      headless: the encoder alone.
+      headless: the encoder alone, of a labeller without its heads.
       verify: compare with transformers, and write no folder where the two differ.
       partitioning: devices for the comparison.
 
@@ -112,8 +113,14 @@ def export_checkpoint(
     ours = ModelConfig.from_dict(metadata["model"], field=str(checkpoint))
     model = find_vocabulary(checkpoint, metadata, vocabulary)
     pieces_count = len(pieces.pieces(model))
+    tuned = None
+    if "finetuning" in metadata:
+        tuned = Facts.of_checkpoint(metadata, field="SOURCE", value=str(checkpoint))
+    labels = tuned.labels if tuned and not headless else {}
+    whole = tuned.model(ours) if tuned else models.build(ours)
+    shapes = models.shapes(whole)
     with checkpoints.disk_errors(output), whole_folder(output) as folder:
-        leaves = tree.flatten(models.parameter_shapes(ours))
+        leaves = tree.flatten(shapes)
         with tqdm(
             total=4 * sum(leaf.size for leaf in leaves.values()),
             desc=f"exporting {output.name}",
@@ -127,25 +134,36 @@ def export_checkpoint(
                 bar.update(leaf.nbytes)
                 return leaf
 
-            export(folder, ours, read, vocabulary=model, headless=headless)
+            if labels:
+                assert isinstance(whole, models.Labeller)
+                labelling.export_labeller(folder, whole, labels, read, vocabulary=model)
+            else:
+                export(
+                    folder,
+                    ours,
+                    read,
+                    vocabulary=model,
+                    headless=headless,
+                    generation=_generation(tuned.search) if tuned else {},
+                )
         lines = []
         if verify:
-            params = checkpoints.restore_params(
-                checkpoint, models.parameter_shapes(ours), partitioning.placement()
-            )
-            result = _parity(folder, ours, params, model, trust=True)
+            params = checkpoints.restore_params(checkpoint, shapes, partitioning.placement())
+            compared = models.build(ours) if headless else whole
+            result = _parity(folder, compared, params, model, trust=True)
             (folder / PARITY_FILE).write_text(_json(result.to_json()), "utf-8")
             lines = str(result).splitlines()
         facts = card.Facts(
             name=metadata.get("stage", output.name),
-            parameters=_parameters(dataclasses.replace(ours, vocab_size=pieces_count), headless),
+            parameters=_parameters(whole, pieces_count, headless),
             pieces=pieces_count,
             parity=lines,
-            **_history(metadata),
+            tuned=history.tuned(tuned, checkpoint) if tuned else None,
+            **history.training(metadata),
         )
         shown = encoder_of(ours) if headless else ours
         (folder / "README.md").write_text(card.card(shown, facts, headless=headless), "utf-8")
-    kind = config.model_type(shown)
+    kind = config.LABELLER if labels else config.model_type(shown)
     cut = ours.vocab_size - pieces_count
     notes = [f"{cut:,} padded rows of the vocabulary's tables cut off"] if cut else []
     return "\n".join([*notes, *lines, f"written to {output} ({kind})"])
@@ -189,7 +207,13 @@ def import_folder(
     lines = [f"imported {folder} ({values['model_type']})", *imported.notes]
     files = {}
     if verify:
-        result = _parity(folder, theirs, imported.params, found.model, trust=_is_ours(folder))
+        result = _parity(
+            folder,
+            models.build(theirs),
+            imported.params,
+            found.model,
+            trust=_is_ours(folder),
+        )
         files[PARITY_FILE] = _json(result.to_json())
         lines += str(result).splitlines()
     ours, params = theirs, imported.params
@@ -245,7 +269,7 @@ def _vocabularies(
 
 def _parity(
     folder: pathlib.Path,
-    ours: ModelConfig,
+    ours: models.Model,
     params: Mapping[str, Any],
     vocabulary: bytes | None,
     *,
@@ -262,67 +286,29 @@ def _parity(
         for language in corpus.languages
     }
     result = parity.verify(
-        folder, models.build(ours), params, vocabulary=vocabulary, texts=documents, trust=trust
+        folder, ours, params, vocabulary=vocabulary, texts=documents, trust=trust
     )
     if not result.passed:
         raise UserError("--verify", str(folder), "; ".join(result.failures))
     return result
 
 
-def _parameters(ours: ModelConfig, headless: bool) -> int:
-    leaves = tree.flatten(models.parameter_shapes(ours)).items()
+def _generation(search: Search) -> dict[str, Any]:
+    """How a fine-tuned model writes, in transformers' words."""
+    settings: dict[str, Any] = {"max_length": search.max_length}
+    if search.beams > 1:  # the others are of beams alone
+        settings["num_beams"] = search.beams
+        settings["length_penalty"] = search.length_penalty
+        settings["early_stopping"] = search.early_stopping
+    return settings
+
+
+def _parameters(ours: models.Model, pieces: int, headless: bool) -> int:
+    """How many there are beside padded rows of the vocabulary's tables."""
+    real = ours.clone(config=dataclasses.replace(ours.config, vocab_size=pieces))
+    leaves = tree.flatten(models.shapes(real)).items()
     parts = ("encoder/", "token_embedding/") if headless else ("",)
     return sum(leaf.size for path, leaf in leaves if path.startswith(parts))
-
-
-def _history(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint's metadata says of its training, as fields of `card.Facts`."""
-    if "recipe" not in metadata:
-        name = pathlib.Path(metadata["converted_from"]).name
-        return {"origin": f"`{metadata['conversion']}` from `{name}`"}
-    written = metadata["recipe"]
-    by_name = {stage["name"]: stage for stage in written["stages"]}
-    lineage: list[Mapping[str, Any]] = []
-    source = metadata["stage"]
-    while source in by_name:
-        lineage.insert(0, by_name[source])
-        source = (by_name[source]["warm_start"] or {}).get("source")
-    stages = [
-        _stage(
-            stage, written["sequence_length"], metadata["step"] if stage is lineage[-1] else None
-        )
-        for stage in lineage
-    ]
-    return {
-        "languages": written["languages"],
-        "corpus": f"`{written['corpus']}` (fingerprint {written['corpus_fingerprint'][:12]})",
-        "stages": stages,
-        "origin": f"`{pathlib.Path(source).name}`" if source else "",
-    }
-
-
-def _stage(stage: Mapping[str, Any], sequence_length: int, stop: int | None) -> card.Stage:
-    """A stage's row of the card, up to a step."""
-    phases, start = [], 0
-    for phase in (Phase(**each) for each in stage["phases"]):
-        steps = phase.steps if stop is None else min(phase.steps, stop - start)
-        if steps > 0:
-            phases.append(dataclasses.replace(phase, steps=steps))
-        start += phase.steps
-    model = ModelConfig.from_dict(
-        {"attention": "auto", "scan_layers": True, "remat": "none"} | stage["model"],
-        field=stage["name"],
-    )
-    tokens = stage["batch_size"] * sequence_length
-    steps = sum(phase.steps for phase in phases)
-    return card.Stage(
-        name=stage["name"],
-        objective=stage["objective"],
-        steps=steps,
-        tokens=steps * tokens,
-        training_units=recipe.training_units(model, phases, tokens),
-        phases=[(phase.steps, tuple(phase.frozen)) for phase in phases],
-    )
 
 
 def _is_ours(folder: pathlib.Path) -> bool:

@@ -255,7 +255,7 @@ def test_models_training_and_conversion_need_no_tensorflow_and_no_seqio():
         "for room in ('models', 'training', 'conversion'):\n"
         "    package = importlib.import_module(f'seqrecipes.{room}')\n"
         "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
-        "        if module.name != 'seqrecipes.conversion.hf.modeling_seqrecipes':\n"  # for others
+        "        if not module.name.endswith('_seqrecipes'):\n"  # code for others
         "            importlib.import_module(module.name)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from seqrecipes import markdown
 from seqrecipes.conversion.hf import config as hf_config
+from seqrecipes.conversion.hf import labelling
 from seqrecipes.models import ModelConfig
+
+_READS = {"label": "the text", "words": "words"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,27 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What a model was fine-tuned on, and how well it did.
+
+    Attributes:
+      set: the labelled set.
+      language: trained and selected on.
+      seed: of the run.
+      learning_rate: the peak.
+      labels: {head: labels}; none for generation.
+      scores: {language: {metric: percent}} of the test split; empty where there are none.
+    """
+
+    set: str
+    language: str
+    seed: int
+    learning_rate: float
+    labels: labelling.Labels
+    scores: Mapping[str, Mapping[str, float]]
+
+
+@dataclasses.dataclass(frozen=True)
 class Facts:
     """What a card says of a model beside its configuration.
 
@@ -42,6 +67,7 @@ class Facts:
       corpus: name and fingerprint of the text.
       stages: in order; empty where the checkpoint does not say.
       origin: where the first parameters came from, if not from these stages.
+      tuned: of a fine-tuned model.
       parity: lines of the comparison with transformers; empty if it was not made.
     """
 
@@ -52,15 +78,23 @@ class Facts:
     corpus: str = ""
     stages: Sequence[Stage] = ()
     origin: str = ""
+    tuned: Tuned | None = None
     parity: Sequence[str] = ()
 
 
 def card(config: ModelConfig, facts: Facts, *, headless: bool) -> str:
     """The text of the card, in Markdown under a head of YAML."""
-    parts = [_front(config, facts, headless), f"# {facts.name}", _what(config, facts, headless)]
-    parts += ["## Use", _use(config, headless)]
+    labels = facts.tuned.labels if facts.tuned and not headless else {}
+    parts = [
+        _front(config, facts, headless, labels),
+        f"# {facts.name}",
+        _what(config, facts, headless, labels),
+    ]
+    parts += ["## Use", _use_labels(labels) if labels else _use(config, headless)]
     if facts.stages or facts.origin:
         parts += ["## Training", _training(facts)]
+    if facts.tuned:
+        parts += ["## Fine-tuning", _tuning(facts.tuned, labels)]
     checked = "\n".join(f"    {line}" for line in facts.parity)
     parts += [
         "## Parity with the original",
@@ -69,30 +103,37 @@ def card(config: ModelConfig, facts: Facts, *, headless: bool) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front(config: ModelConfig, facts: Facts, headless: bool) -> str:
-    if config.decoder_layers:
+def _front(config: ModelConfig, facts: Facts, headless: bool, labels: labelling.Labels) -> str:
+    if labels:
+        pipeline = labelling.pipeline(labels)
+    elif config.decoder_layers:
         pipeline = "text2text-generation"
     else:
         pipeline = "feature-extraction" if headless else "fill-mask"
-    lines = ["---", "library_name: transformers", f"pipeline_tag: {pipeline}"]
+    lines = ["---", "library_name: transformers"]
+    if pipeline:
+        lines.append(f"pipeline_tag: {pipeline}")
     if facts.languages:
         lines += ["language:", *(f"- {language}" for language in facts.languages)]
     return "\n".join([*lines, "tags:", "- seqrecipes", "---"])
 
 
-def _what(config: ModelConfig, facts: Facts, headless: bool) -> str:
+def _what(config: ModelConfig, facts: Facts, headless: bool, labels: labelling.Labels) -> str:
     depth = f"{config.encoder_layers} encoder"
     if config.decoder_layers:
         kind, depth = "sequence-to-sequence model", f"{depth} and {config.decoder_layers} decoder"
     else:
-        kind = "encoder" if headless else "masked language model"
+        kind = "encoder" if headless or labels else "masked language model"
     fusion = {
         "none": "",
         "shared": ", attention over all encoder layers by one query",
         "per_layer": ", attention over all encoder layers by a query for each decoder layer",
         "decoder_states": ", cross-attention to all encoder layers, weighed by its own queries",
     }[config.attention_fusion]
-    if headless:
+    if labels:
+        each = (f"{len(names)} labels of {_READS[name]}" for name, names in labels.items())
+        head = f", with a head for {' and one for '.join(each)}"
+    elif headless:
         head = ""
     else:
         head = ", the head tied to the token table" if config.tie_head else ", the head untied"
@@ -123,6 +164,52 @@ def _use(config: ModelConfig, headless: bool) -> str:
     if own:
         notes.insert(0, f"The class is in `{hf_config.MODELING_FILE}`, beside the weights.")
     return "\n".join([*lines, "", *notes])
+
+
+def _use_labels(labels: labelling.Labels) -> str:
+    auto, pipeline = labelling.auto_class(labels), labelling.pipeline(labels)
+    if pipeline:
+        lines = [
+            "    from transformers import pipeline",
+            f'    label = pipeline("{pipeline}", FOLDER, trust_remote_code=True)',
+            "",
+            f"or `{auto}.from_pretrained(FOLDER, trust_remote_code=True)`.",
+        ]
+    else:
+        lines = [
+            f"    from transformers import AutoTokenizer, {auto}",
+            "    tokenizer = AutoTokenizer.from_pretrained(FOLDER, trust_remote_code=True)",
+            f"    model = {auto}.from_pretrained(FOLDER, trust_remote_code=True)",
+            "",
+            "It gives `label_logits` and `word_logits`.",
+        ]
+    lines[-1] += f" The class is in `{labelling.FILE}`, beside the weights."
+    if "words" in labels:
+        lines.append(
+            "A word's label is that of its first token, as "
+            "`tokenizer(words, is_split_into_words=True)` makes them."
+        )
+    else:
+        lines.append("Two texts are one input: `tokenizer(first, second)`.")
+    return "\n".join(lines)
+
+
+def _tuning(tuned: Tuned, labels: labelling.Labels) -> str:
+    lines = [
+        f"On `{tuned.set}`, language {tuned.language}, peak learning rate "
+        f"{tuned.learning_rate:g}, seed {tuned.seed}.",
+    ]
+    for name, each in labels.items():
+        lines += ["", f"Labels of {_READS[name]}: {', '.join(f'`{label}`' for label in each)}."]
+    if tuned.scores:
+        metrics = list(next(iter(tuned.scores.values())))
+        rows = [
+            [language, *(f"{scores[metric]:.2f}" for metric in metrics)]
+            for language, scores in tuned.scores.items()
+        ]
+        table = markdown.table(["test split", *(f"{metric}, %" for metric in metrics)], rows)
+        lines += ["", table]
+    return "\n".join(lines)
 
 
 def _training(facts: Facts) -> str:

@@ -15,6 +15,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 
 OWN = "seqrecipes"
+LABELLER = "seqrecipes-labeller"
 MODELING_FILE = "modeling_seqrecipes.py"
 
 
@@ -29,12 +30,12 @@ MODEL_TYPES = (*_ENCODERS, *_SEQ2SEQ, OWN)
 
 # MBart and BART leave PyTorch's default.
 _BART_EPSILON = 1e-5
-_SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 
 
-def modeling_file() -> pathlib.Path:
-    """Our own class for transformers; a copy goes beside the weights that need it."""
-    return pathlib.Path(__file__).with_name(MODELING_FILE)
+def modeling_file(name: str = MODELING_FILE) -> pathlib.Path:
+    """Our own classes for transformers; a copy goes beside the weights that need them."""
+    return pathlib.Path(__file__).with_name(name)
 
 
 def model_type(config: ModelConfig) -> str:
@@ -43,7 +44,7 @@ def model_type(config: ModelConfig) -> str:
     Raises:
       UserError: none does.
     """
-    if config.pad_id != _SPECIAL_IDS["pad_token_id"]:
+    if config.pad_id != SPECIAL_IDS["pad_token_id"]:
         raise UserError("pad_id", config.pad_id, "their position ids need the padding id 1")
     if not config.decoder_layers:
         if not config.embedding_norm:
@@ -70,7 +71,7 @@ def to_hf(config: ModelConfig, *, headless: bool = False) -> dict[str, Any]:
         "vocab_size": config.vocab_size,
         "tie_word_embeddings": config.tie_head,
         "dtype": "float32",
-        **_SPECIAL_IDS,
+        **SPECIAL_IDS,
     }
     if kind in _ENCODERS:
         stem, _ = _ENCODERS[kind]
@@ -90,7 +91,7 @@ def to_hf(config: ModelConfig, *, headless: bool = False) -> dict[str, Any]:
         }
     common |= {
         "is_encoder_decoder": True,
-        "decoder_start_token_id": _SPECIAL_IDS["eos_token_id"],
+        "decoder_start_token_id": SPECIAL_IDS["eos_token_id"],
         "d_model": config.hidden_size,
         "encoder_layers": config.encoder_layers,
         "decoder_layers": config.decoder_layers,
@@ -129,8 +130,8 @@ def to_hf(config: ModelConfig, *, headless: bool = False) -> dict[str, Any]:
 def generation(config: ModelConfig) -> dict[str, Any]:
     """The contents of `generation_config.json`: the first token, the last, and how many at most."""
     return {
-        **_SPECIAL_IDS,
-        "decoder_start_token_id": _SPECIAL_IDS["eos_token_id"],
+        **SPECIAL_IDS,
+        "decoder_start_token_id": SPECIAL_IDS["eos_token_id"],
         "max_length": config.max_positions,
     }
 
@@ -144,7 +145,7 @@ _FIXED = {
     "is_decoder": False,
     "add_cross_attention": False,
     "static_position_embeddings": False,
-    **_SPECIAL_IDS,
+    **SPECIAL_IDS,
 }
 
 
@@ -162,6 +163,13 @@ def from_hf(values: Mapping[str, Any]) -> ModelConfig:
       UserError: another architecture, or a setting that our models do not have.
     """
     kind = values.get("model_type")
+    if kind == LABELLER:
+        raise UserError(
+            "config.json: model_type",
+            kind,
+            "a fine-tuned labeller is exported for use alone; import the model that it was "
+            "fine-tuned from",
+        )
     if kind not in MODEL_TYPES:
         raise UserError("config.json: model_type", kind, f"choose one of {', '.join(MODEL_TYPES)}")
     for field, ours in _FIXED.items():
@@ -194,7 +202,7 @@ def from_hf(values: Mapping[str, Any]) -> ModelConfig:
         "tie_head": bool(values.get("tie_word_embeddings", True))
         and not values.get("scale_embedding", False),
         "norm": norm,
-        "pad_id": _SPECIAL_IDS["pad_token_id"],
+        "pad_id": SPECIAL_IDS["pad_token_id"],
         "attention": "auto",
         "dtype": "float32",
         "scan_layers": True,

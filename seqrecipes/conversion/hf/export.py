@@ -10,7 +10,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def export(
     *,
     vocabulary: bytes,
     headless: bool = False,
+    generation: Mapping[str, Any] = {},
     shard_bytes: int = files.SHARD_BYTES,
 ) -> None:
     """Writes a model.
@@ -43,33 +45,77 @@ def export(
       read: gives the leaf of a path in float32; called once for each.
       vocabulary: the SentencePiece model.
       headless: the encoder alone, without a head; of a seq2seq model too.
+      generation: settings of `generation_config.json` beside those of every model.
       shard_bytes: largest size of a file of weights.
 
     Raises:
       UserError: no class can express the model, or the vocabulary is not the model's.
     """
-    rows = len(pieces.pieces(vocabulary))
-    if rows > config.vocab_size:
-        raise UserError("vocabulary", rows, f"the model has rows for {config.vocab_size} pieces")
     if headless:
         config = encoder_of(config)
     kind = hf_config.model_type(config)
-    theirs = dataclasses.replace(config, vocab_size=rows)
+    theirs = cut(config, vocabulary)
     table = layout(theirs, kind, models.parameter_shapes(config))
-    if headless:
-        table = _without_head(table)
+    write(
+        folder,
+        without_head(table) if headless else table,
+        read,
+        hf_config.to_hf(theirs, headless=headless),
+        vocabulary=vocabulary,
+        max_length=config.max_positions,
+        code=hf_config.modeling_file() if kind == hf_config.OWN else None,
+        shard_bytes=shard_bytes,
+    )
+    if config.decoder_layers:
+        settings = hf_config.generation(theirs) | dict(generation)
+        _write_json(folder / "generation_config.json", settings)
+
+
+def write(
+    folder: pathlib.Path,
+    table: Layout,
+    read: Read,
+    values: Mapping[str, Any],
+    *,
+    vocabulary: bytes,
+    max_length: int,
+    code: pathlib.Path | None,
+    shard_bytes: int = files.SHARD_BYTES,
+) -> None:
+    """Writes weights, configuration and tokenizer.
+
+    Args:
+      folder: exists and is empty.
+      table: the tensors.
+      read: gives the leaf of a path in float32; called once for each.
+      values: the contents of `config.json`.
+      vocabulary: the SentencePiece model.
+      max_length: the most tokens of a sequence.
+      code: a file of our own classes that goes beside the weights.
+      shard_bytes: largest size of a file of weights.
+    """
     files.write(
         folder,
         {tensor.key: tensor.shape for tensor in table.tensors},
         _tensors(table, read),
         shard_bytes=shard_bytes,
     )
-    _write_json(folder / "config.json", hf_config.to_hf(theirs, headless=headless))
-    if config.decoder_layers:
-        _write_json(folder / "generation_config.json", hf_config.generation(theirs))
-    if kind == hf_config.OWN:
-        shutil.copyfile(hf_config.modeling_file(), folder / hf_config.MODELING_FILE)
-    write_tokenizer(vocabulary, folder, max_length=config.max_positions)
+    _write_json(folder / "config.json", values)
+    if code is not None:
+        shutil.copyfile(code, folder / code.name)
+    write_tokenizer(vocabulary, folder, max_length=max_length)
+
+
+def cut(config: ModelConfig, vocabulary: bytes) -> ModelConfig:
+    """The configuration with as many rows as the vocabulary has pieces.
+
+    Raises:
+      UserError: the model has fewer.
+    """
+    rows = len(pieces.pieces(vocabulary))
+    if rows > config.vocab_size:
+        raise UserError("vocabulary", rows, f"the model has rows for {config.vocab_size} pieces")
+    return dataclasses.replace(config, vocab_size=rows)
 
 
 def encoder_of(config: ModelConfig) -> ModelConfig:
@@ -77,7 +123,8 @@ def encoder_of(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, decoder_layers=0, attention_fusion="none", tie_head=True)
 
 
-def _without_head(table: Layout) -> Layout:
+def without_head(table: Layout) -> Layout:
+    """The tensors of the bare model, under the names that it has there."""
     prefix = f"{table.base}."
     return dataclasses.replace(
         table,

@@ -20,7 +20,7 @@ from seqrecipes.models import ModelConfig
 # RoBERTa counts positions from the padding id on, and BART took its tables over.
 UNUSED_POSITIONS = 2
 
-_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "query": "fusion_query"}
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "query": "fusion_query"}
 
 _ROBERTA_LAYER = {
     "self_attention/query": "attention.self.query",
@@ -126,7 +126,7 @@ def layout(config: ModelConfig, model_type: str, shapes: tree.Tree) -> Layout:
     for path, leaf in tree.flatten(shapes).items():
         module, _, name = path.rpartition("/")
         for prefix in modules[module]:
-            key = f"{prefix}.{_LEAVES.get(name, name)}"
+            key = f"{prefix}.{LEAVES.get(name, name)}"
             if "{}" in key:
                 shape = _shape(path, leaf.shape[1:], config)
                 tensors += [Tensor(key.format(i), shape, path, i) for i in range(leaf.shape[0])]

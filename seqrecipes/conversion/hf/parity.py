@@ -161,6 +161,10 @@ def _open(folder: pathlib.Path, transformers: Any, torch: Any, trust: bool) -> A
             auto = transformers.AutoModelForMaskedLM
         elif name.endswith("ForConditionalGeneration"):
             auto = transformers.AutoModelForSeq2SeqLM
+        elif name.endswith("ForSequenceClassification"):
+            auto = transformers.AutoModelForSequenceClassification
+        elif name.endswith("ForTokenClassification"):
+            auto = transformers.AutoModelForTokenClassification
         else:
             auto = transformers.AutoModel
         return auto.from_pretrained(
@@ -216,11 +220,12 @@ def _compare_weights(
 
 def _compare_tables(torch: Any, theirs: Any, table: Any) -> Iterator[str]:
     """Every row of the token table, of which the examples read but some."""
-    count = min(len(table), theirs.config.vocab_size)
+    rows_there = theirs.get_input_embeddings().num_embeddings
+    count = min(len(table), rows_there)
     for name, module in theirs.named_modules():
         if not isinstance(module, torch.nn.Embedding) or "position" in name:
             continue
-        if module.num_embeddings != theirs.config.vocab_size:
+        if module.num_embeddings != rows_there:
             continue  # token types
         for start in range(0, count, _TABLE_ROWS):
             rows = torch.arange(start, min(start + _TABLE_ROWS, count))
@@ -238,7 +243,8 @@ def _read(processor: Any, line: str, longest: int) -> np.ndarray:
 
 def _random(ours: Ours, theirs: Any, length: int, rng: np.random.Generator) -> np.ndarray:
     """Ids that both sides have, none of them padding."""
-    ids = rng.integers(0, min(ours.config.vocab_size, theirs.config.vocab_size), length)
+    rows = theirs.get_input_embeddings().num_embeddings
+    ids = rng.integers(0, min(ours.config.vocab_size, rows), length)
     return np.where(ids == ours.config.pad_id, _EOS, ids).astype(np.int32)
 
 
@@ -277,30 +283,43 @@ def _compare(
         source = pad([example.source], ours.config)
         target = None if example.target is None else pad([example.target], ours.config)
         length = len(example.source if example.target is None else example.target)
-        theirs_SxW = their_values(source, target)
+        theirs_SxW = their_values(source, target)[:length]
         states = ours.states(source, target)
-        for start in range(0, length, _ROWS):
+        for start in range(0, len(theirs_SxW), _ROWS):
             mine = ours.values(states, start, min(_ROWS, states.shape[1] - start))[0]
-            other = theirs_SxW[start : min(start + _ROWS, length)]
+            other = theirs_SxW[start : start + _ROWS]
             width = min(mine.shape[1], other.shape[1])
             mine, other = mine[: len(other), :width], other[:, :width]
             # Not Python's max, which would lose a NaN.
             absolute = np.maximum(absolute, np.abs(mine - other).max())
             largest = np.maximum(largest, np.abs(other).max())
-        positions += length
+        positions += len(theirs_SxW)
     return Comparison(name, positions, float(absolute), float(absolute / (largest or 1)))
 
 
 def _their_values(
     torch: Any, theirs: Any, pad_id: int, source: np.ndarray, target: np.ndarray | None
 ) -> np.ndarray:
-    """Logits, or hidden states of a model without a head, of the one example: [T, W]."""
+    """Logits, or hidden states of a model without a head, of the one example: [T, W].
+
+    Of a labeller the logits of all heads side by side; T is 1 where all read <s>.
+    """
     ids = torch.from_numpy(source).long()
     arguments = {"input_ids": ids, "attention_mask": (ids != pad_id).long()}
     if target is not None:
         arguments |= {"decoder_input_ids": torch.from_numpy(target).long(), "use_cache": False}
     output = theirs(**arguments)
-    return output["logits" if "logits" in output else "last_hidden_state"][0].numpy()
+    if "last_hidden_state" in output:
+        return output["last_hidden_state"][0].numpy()
+    logits = [
+        np.atleast_2d(output[name][0].numpy())
+        for name in ("logits", "label_logits", "word_logits")
+        if name in output
+    ]
+    length = max(map(len, logits))
+    return np.concatenate(
+        [np.broadcast_to(each, (length, each.shape[1])) for each in logits], axis=1
+    )
 
 
 def _compare_tokenizer(

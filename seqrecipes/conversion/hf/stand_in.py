@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from seqrecipes import models
@@ -31,10 +32,11 @@ class Ours:
         self.config = dataclasses.replace(
             model.config, attention="xla", dtype="float32", scan_layers=True, remat="none"
         )
-        self.headless = theirs.get_output_embeddings() is None
+        self._labels = isinstance(model, models.Labeller)
+        self.headless = theirs.get_output_embeddings() is None and not self._labels
         self.seq2seq = theirs.config.is_encoder_decoder
         self._params = {"params": params}
-        self._model = models.build(self.config)
+        self._model = model.clone(config=self.config)
         self._states = jax.jit(self._compute_states)
         self._values = jax.jit(self._compute_values, static_argnums=3)
 
@@ -43,7 +45,10 @@ class Ours:
         return self._states(self._params, source_BxS, target_BxT)
 
     def values(self, states: jax.Array, start: int, rows: int) -> np.ndarray:
-        """Logits [B, rows, V], or the states [B, rows, D] themselves, from a position on."""
+        """Logits [B, rows, V], or the states [B, rows, D] themselves, from a position on.
+
+        Of a labeller the logits of all heads side by side, those of <s> at every position.
+        """
         return np.asarray(self._values(self._params, states, start, rows))
 
     def _compute_states(self, params: Any, source: jax.Array, target: jax.Array | None) -> Any:
@@ -57,6 +62,18 @@ class Ours:
         return self._model.apply(params, batch, method="hidden")
 
     def _compute_values(self, params: Any, states: jax.Array, start: Any, rows: int) -> Any:
+        if self._labels:
+            shape = len(states), rows
+            positions = jnp.broadcast_to(start + jnp.arange(rows), shape)
+
+            def label(model: Any) -> jax.Array:
+                found = model.heads(states, {"word_positions": positions}, None)
+                logits = (found[name].logits() for name in sorted(found))
+                return jnp.concatenate(
+                    [jnp.broadcast_to(each, (*shape, each.shape[-1])) for each in logits], axis=-1
+                )
+
+            return self._model.apply(params, method=label)
         chosen = jax.lax.dynamic_slice_in_dim(states, start, rows, axis=1)
         return chosen if self.headless else self._model.apply(params, chosen, method="logits")
 
