@@ -72,8 +72,8 @@ def _ours(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     import jax.numpy as jnp
 
     from seqrecipes.conversion.hf import load
-    from seqrecipes.downstream.decoding import Search, make_generate
     from seqrecipes.models import build
+    from seqrecipes.models.decoding import Search, make_generate
     from seqrecipes.training.partitioning import Partitioning
 
     partitioning = Partitioning()

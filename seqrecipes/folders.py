@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all."""
+"""Names in output folders, and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterator
 
 from seqrecipes.errors import UserError
+
+# Of a finished seed of a fine-tuning, in its folder.
+SCORES_FILE = "scores.json"
 
 
 @contextlib.contextmanager

@@ -130,8 +130,8 @@ def _writer(flags: argparse.Namespace) -> Writer:
     from seqrecipes.conversion.hf import load
     from seqrecipes.conversion.hf.vocabulary import read_vocabulary
     from seqrecipes.data import pieces
-    from seqrecipes.downstream.decoding import Search
     from seqrecipes.downstream.writing import Writer
+    from seqrecipes.models.decoding import Search
     from seqrecipes.training import checkpoints
     from seqrecipes.training.partitioning import Partitioning
 

@@ -10,15 +10,16 @@ from typing import Any
 
 from seqrecipes import recipe
 from seqrecipes.conversion.hf import card
-from seqrecipes.downstream import scoring
+from seqrecipes.finetuning import Facts
+from seqrecipes.folders import SCORES_FILE
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
 from seqrecipes.training.phases import Phase
 
 
-def tuned(facts: scoring.Facts, checkpoint: pathlib.Path) -> card.Tuned:
+def tuned(facts: Facts, checkpoint: pathlib.Path) -> card.Tuned:
     """What a fine-tuned checkpoint was trained on, and its scores if they are beside it."""
-    file = checkpoint.parent.parent / scoring.SCORES
+    file = checkpoint.parent.parent / SCORES_FILE
     scores = json.loads(file.read_text("utf-8"))["scores"] if file.is_file() else {}
     return card.Tuned(
         facts.set, facts.language, facts.seed, facts.learning_rate, facts.labels, scores

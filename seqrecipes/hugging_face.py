@@ -25,11 +25,11 @@ from seqrecipes.conversion.hf.vocabulary import FILES, Imported, read_vocabulary
 from seqrecipes.data import pieces
 from seqrecipes.data.corpora.corpus import texts
 from seqrecipes.data.corpora.sample import SampleCorpus
-from seqrecipes.downstream.decoding import Search
-from seqrecipes.downstream.scoring import Facts
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import Facts
 from seqrecipes.folders import whole_folder
 from seqrecipes.models import ModelConfig
+from seqrecipes.models.decoding import Search
 from seqrecipes.training import checkpoints
 from seqrecipes.training.partitioning import Partitioning
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import gin
 
-from seqrecipes.downstream.finetuning import Finetuning
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import Finetuning
 from seqrecipes.models import ModelConfig
 from seqrecipes.training.checkpoints import Checkpointing
 from seqrecipes.training.loss import PLAIN, Loss

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from seqrecipes import hugging_face, models
 from seqrecipes.downstream import preparing, scoring
-from seqrecipes.downstream.scoring import Facts, Scorer
+from seqrecipes.downstream.scoring import Scorer
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import Facts
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
 from seqrecipes.training.partitioning import Partitioning

@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 
 from seqrecipes import identity, tree
 from seqrecipes.downstream import checking, scoring
-from seqrecipes.downstream.finetuning import OF_LOSS, Finetuning
-from seqrecipes.downstream.scoring import Facts, Scorer
+from seqrecipes.downstream.scoring import Scorer
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import OF_LOSS, Facts, Finetuning
 from seqrecipes.training import checkpoints, loop
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpointing

@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 from seqrecipes import models, tree
 from seqrecipes.conversion import warm_start
 from seqrecipes.downstream import checking, preparing, results, sources
-from seqrecipes.downstream.finetuning import TRAINED, Finetuning
 from seqrecipes.downstream.preparing import Prepared
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import TRAINED, Finetuning
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.partitioning import Partitioning

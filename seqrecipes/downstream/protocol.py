@@ -16,10 +16,10 @@ from typing import Any
 
 import gin
 
-from seqrecipes.downstream.finetuning import MINIMISED
 from seqrecipes.downstream.jobs import Job
-from seqrecipes.downstream.results import SCORES_FILE
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import MINIMISED
+from seqrecipes.folders import SCORES_FILE
 
 RUNS, RATES = "runs", "rates"
 

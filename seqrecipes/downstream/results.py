@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from seqrecipes.errors import UserError
+from seqrecipes.folders import SCORES_FILE
 
-SCORES_FILE = "scores.json"
 ENGLISH = "en"
 AVERAGE = "avg-0s"
 

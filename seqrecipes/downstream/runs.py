@@ -20,8 +20,9 @@ import gin
 import jax
 
 from seqrecipes.downstream import preparing, results, scoring, sources
-from seqrecipes.downstream.finetuning import Finetuning
 from seqrecipes.downstream.preparing import Batches, Prepared
+from seqrecipes.finetuning import Finetuning
+from seqrecipes.folders import SCORES_FILE
 from seqrecipes.training import checkpoints, compilation, loop, reporting
 from seqrecipes.training.checkpoints import Checkpoints
 from seqrecipes.training.loop import Training
@@ -86,7 +87,7 @@ class Run:
         return self.model_dir / str(seed)
 
     def _scores(self, seed: int) -> pathlib.Path:
-        return self._folder(seed) / scoring.SCORES
+        return self._folder(seed) / SCORES_FILE
 
     def _state(self, seed: int) -> str:
         step = checkpoints.latest_step(self._folder(seed)) or 0
@@ -148,7 +149,7 @@ class Run:
                 folder / scoring.PREDICTIONS,
             )
         content = scoring.content(prepared.facts, training.seed, step, validated, scores)
-        scoring.write(folder / scoring.SCORES, content)
+        scoring.write(folder / SCORES_FILE, content)
         log.info("seed %d: scored the checkpoint of step %s", training.seed, f"{step:,}")
 
 
@@ -158,7 +159,7 @@ def _writers(folder: pathlib.Path, start: int) -> list[reporting.Writer]:
 
 def _clear(folder: pathlib.Path) -> None:
     """Leaves of a scored seed the best checkpoint, without the state of the optimizer."""
-    best = json.loads((folder / scoring.SCORES).read_text("utf-8"))["best_step"]
+    best = json.loads((folder / SCORES_FILE).read_text("utf-8"))["best_step"]
     for step in (folder / checkpoints.FOLDER).iterdir():
         shutil.rmtree(step if step.name != str(best) else step / "optimizer", ignore_errors=True)
 

@@ -13,8 +13,8 @@ from seqrecipes import hugging_face, models
 from seqrecipes.conversion import warm_start
 from seqrecipes.conversion.conversions import FREE
 from seqrecipes.data import pieces
-from seqrecipes.downstream.finetuning import RANDOM, Finetuning
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import RANDOM, Finetuning
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from seqrecipes.training import checkpoints

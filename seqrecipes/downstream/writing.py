@@ -16,8 +16,8 @@ import numpy as np
 
 from seqrecipes.data import pieces
 from seqrecipes.data.labelled.alignment import align
-from seqrecipes.downstream.decoding import Search, make_generate
 from seqrecipes.models import Model
+from seqrecipes.models.decoding import Search, make_generate
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.partitioning import Partitioning
 

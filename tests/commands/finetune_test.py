@@ -11,8 +11,8 @@ import gin
 import pytest
 
 from seqrecipes import configuration, evaluate, finetune
-from seqrecipes.downstream.finetuning import Finetuning
 from seqrecipes.downstream.protocol import Protocol
+from seqrecipes.finetuning import Finetuning
 from tests.commands.harness import ROOT
 from tests.downstream import tiny_runs
 

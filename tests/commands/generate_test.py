@@ -17,8 +17,8 @@ from seqrecipes import generate, tree
 from seqrecipes.conversion.hf.export import export
 from seqrecipes.data import pieces
 from seqrecipes.downstream import writing
-from seqrecipes.downstream.decoding import Search, make_generate
 from seqrecipes.models import ModelConfig, build
+from seqrecipes.models.decoding import Search, make_generate
 from seqrecipes.training import checkpoints
 from tests.commands.harness import ROOT
 from tests.models import tiny

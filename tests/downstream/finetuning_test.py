@@ -15,6 +15,7 @@ from seqrecipes.data.labelled import examples
 from seqrecipes.downstream import runs, scoring, sources
 from seqrecipes.downstream.evaluation import FineTuned
 from seqrecipes.downstream.runs import Run
+from seqrecipes.finetuning import Facts
 from seqrecipes.training import checkpoints, loop, reporting
 from seqrecipes.training.optimizer import AdamW
 from tests.commands.harness import final_params
@@ -293,7 +294,7 @@ def test_a_folder_of_hugging_faces_format_is_the_same_source(
     ]
     assert [source.name for source in found] == ["exported", "encoder"]
     assert found[0].vocabulary == found[1].vocabulary
-    model = scoring.Facts(
+    model = Facts(
         "udpos", "", "", 0, 0.0, {"words": ["a", "b"]}, (4,), {}, "en", "f1", job.search, 8
     ).model(found[0].encoder_config())
     placement = job.partitioning.placement()

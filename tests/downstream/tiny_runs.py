@@ -11,8 +11,8 @@ import numpy as np
 
 from seqrecipes import models
 from seqrecipes.data import pieces
-from seqrecipes.downstream.decoding import Search
-from seqrecipes.downstream.finetuning import Finetuning
+from seqrecipes.finetuning import Finetuning
+from seqrecipes.models.decoding import Search
 from seqrecipes.training import checkpoints
 from seqrecipes.training.optimizer import AdamW
 from tests.models import tiny

@@ -14,8 +14,8 @@ import transformers
 from seqrecipes import tree
 from seqrecipes.conversion.hf.export import export
 from seqrecipes.data import pieces
-from seqrecipes.downstream.decoding import EOS, START, Search, make_generate
 from seqrecipes.models import ModelConfig, build
+from seqrecipes.models.decoding import EOS, START, Search, make_generate
 from tests.hf import harness
 
 KINDS: dict[str, dict[str, Any]] = {

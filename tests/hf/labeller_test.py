@@ -15,10 +15,10 @@ from seqrecipes import convert, tree
 from seqrecipes.conversion.hf import config as hf_config
 from seqrecipes.conversion.hf import labelling, load, parity
 from seqrecipes.data import pieces
-from seqrecipes.downstream.decoding import Search
-from seqrecipes.downstream.scoring import Facts
 from seqrecipes.errors import UserError
+from seqrecipes.finetuning import Facts
 from seqrecipes.models import Labeller, ModelConfig
+from seqrecipes.models.decoding import Search
 from seqrecipes.training import checkpoints
 from tests.conversion.harness import on_one_device
 from tests.hf import harness

@@ -17,8 +17,8 @@ import pytest
 from benchmarks import independent_scores
 from seqrecipes import convert
 from seqrecipes.data.labelled.local_files import LabelledFiles
-from seqrecipes.downstream.decoding import Search
 from seqrecipes.downstream.runs import Run
+from seqrecipes.models.decoding import Search
 from seqrecipes.training.optimizer import AdamW
 from tests.downstream import tiny_runs
 

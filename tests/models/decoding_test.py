@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
-from seqrecipes.downstream.decoding import Generated, Search, make_generate
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig, build
+from seqrecipes.models.decoding import Generated, Search, make_generate
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.partitioning import Partitioning
-from tests.downstream import oracle
+from tests.models import search_oracle as oracle
 from tests.models import tiny
 
 LONGEST = 9  # tokens after the start token
@@ -143,7 +143,7 @@ def test_a_text_may_outgrow_the_room_it_starts_with(monkeypatch: pytest.MonkeyPa
     expected = generate(search, params, tokens)
     assert (expected.lengths == LONGEST).all()
     for room in (1, 5):
-        monkeypatch.setattr("seqrecipes.downstream.decoding._ROOM", room)
+        monkeypatch.setattr("seqrecipes.models.decoding._ROOM", room)
         found = make_generate(build(CONFIG), search)(params, tokens)
         np.testing.assert_array_equal(found.tokens, expected.tokens)
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
