@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from seqrecipes import configuration
 from seqrecipes.downstream import runs
 from seqrecipes.errors import UserError
 from seqrecipes.recipe import Recipe, Stage, WarmStart
@@ -170,6 +171,23 @@ def test_a_dry_run_names_the_probes_of_each_stage(
     encoder, seq2seq = text.split("stage seq2seq")
     assert "probes every 4 steps: udpos\n" in encoder
     assert "probes every 4 steps: udpos, scitldr\n" in seq2seq
+
+
+def test_the_file_adds_a_probe_to_any_recipe(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    configuration.load(
+        ["gin/2stage_unfrz.gin", "gin/demo.gin", "gin/probes.gin"],
+        [
+            f"MODEL_DIR = '{tmp_path / 'run'}'",
+            f"LABELLED_FILES = '{folder / 'data'}'",
+            "PROBE_LANGUAGES = ['en']",
+            "PROBE_EVERY = 50",
+        ],
+    )
+    run = Run()
+    assert run.describe().count("probes every 50 steps: udpos\n") == 2
+    (probe,) = run.recipe.probes
+    assert (probe.optimizer.peak, probe.optimizer.warmup_steps) == (1e-4, 30)
+    assert all(stage.optimizer.peak == 1e-3 for stage in run.recipe.stages), "of demo.gin"
 
 
 @pytest.mark.parametrize(
