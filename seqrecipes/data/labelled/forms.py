@@ -43,7 +43,7 @@ PLAIN = Form(_source, _target, _finish)
 
 
 def decode(vocabulary: Vocabulary, ids: np.ndarray) -> str:
-    """The text of generated ids: up to the first </s>, without special ones.
+    """The text of generated ids: up to the first </s>, without special ones, <unk> among them.
 
     Args:
       vocabulary: that the ids are of.
@@ -53,5 +53,5 @@ def decode(vocabulary: Vocabulary, ids: np.ndarray) -> str:
     ids = np.asarray(ids)
     ends = np.flatnonzero(ids == specials.eos)
     ids = ids[: ends[0]] if ends.size else ids
-    kept = ids[specials.is_ordinary(ids) | (ids == specials.unk)]
+    kept = ids[specials.is_ordinary(ids)]
     return vocabulary.tokenizer.decode(kept.tolist()).strip()

@@ -114,7 +114,8 @@ def test_generated_ids_become_text(vocabulary):
     for ending in ([], [EOS], [EOS, PAD, PAD], [EOS, ids[0]]):
         assert decode(vocabulary, np.array([BOS, *ids, *ending])) == "in the beginning"
     assert decode(vocabulary, np.array([BOS, EOS])) == decode(vocabulary, np.array([])) == ""
-    specials = [vocabulary.mask_id, vocabulary.doc_id, vocabulary.size - 1]
+    unknown = vocabulary.tokenizer.unk_id()
+    specials = [vocabulary.mask_id, vocabulary.doc_id, vocabulary.size - 1, unknown]
     assert decode(vocabulary, np.array([*specials, *ids, PAD])) == "in the beginning"
 
 
