@@ -177,15 +177,17 @@ class Run:
         identity.check_folder(self.model_dir, ours)
         identity.check_shared(resolved, ours)
 
-    def _check_probes(self, resolved: Sequence[ResolvedStage]) -> None:
-        probing.check(self.recipe.probes, [one.training.model.config for one in resolved])
-
-    def describe(self) -> str:
-        """Checks everything that needs no training; the resolved recipe in words."""
+    def _checked(self) -> list[ResolvedStage]:
+        """The stages, after every check that needs no packed text."""
         self.check_corpus()
         resolved = self.resolve()
         self.check_folder(resolved)
-        self._check_probes(resolved)
+        probing.check(self.recipe.probes, [one.training.model.config for one in resolved])
+        return resolved
+
+    def describe(self) -> str:
+        """Checks everything that needs no training; the resolved recipe in words."""
+        resolved = self._checked()
         trained = self.vocabulary_path.exists()
         return describe.resolved_recipe(
             self.recipe,
@@ -203,10 +205,7 @@ class Run:
           Interrupted: a signal came, and the state was saved.
         """
         chosen = None if only is None else self.recipe.index(only)
-        self.check_corpus()
-        resolved = self.resolve()
-        self.check_folder(resolved)
-        self._check_probes(resolved)
+        self._checked()
         _barrier("checked")  # before any process writes
         self.ensure_vocabulary()
         self.resolve()

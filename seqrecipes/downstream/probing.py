@@ -7,23 +7,23 @@ what differs between two looks is the pre-training between them.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from seqrecipes import models, tree
+from seqrecipes import tree
 from seqrecipes.conversion import warm_start
-from seqrecipes.downstream import checking, preparing, results, sources
+from seqrecipes.downstream import checking, preparing, results
 from seqrecipes.downstream.preparing import Prepared
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import TRAINED, Finetuning
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import partitioning as parts
+from seqrecipes.training.loop import Training
 from seqrecipes.training.partitioning import Partitioning
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check(probes: Sequence[Finetuning], configs: Sequence[ModelConfig]) -> None:
                 )
         if probe.weights != TRAINED:
             raise UserError("Finetuning.weights", probe.weights, f"a probe's are '{TRAINED}'")
-        suited = [config for config in configs if probe in of_model(probes, config)]
+        suited = [config for config in configs if of_model([probe], config)]
         if not suited:
             raise UserError(
                 "Recipe.probes",
@@ -117,25 +117,25 @@ class _Probe:
 
     def __init__(self, prepared: Prepared):
         self._prepared = prepared
-        read = functools.partial(prepared.scorer.read, split=SPLIT)
-        examples = {language: read(language) for language in prepared.languages}
-        self._seeds = [prepared.training(seed) for seed in prepared.finetuning.seeds]
-        self._updates = [each.compile_step(each.spans[0], prepared.mesh) for each in self._seeds]
+        trainings = [prepared.training(seed) for seed in prepared.finetuning.seeds]
+        self._seeds = [
+            (training, training.compile_step(training.spans[0], prepared.mesh))
+            for training in trainings
+        ]
+        # The language trained on was read to select by.
+        examples = {prepared.finetuning.language: prepared.validation}
         self._evaluations = {
-            language: prepared.evaluation(self._seeds[0], of_language)
-            for language, of_language in examples.items()
+            language: prepared.evaluation(
+                trainings[0], examples.get(language) or prepared.scorer.read(language, SPLIT)
+            )
+            for language in prepared.languages
         }
-        model = prepared.scorer.model
-        self._account = warm_start.plan(
-            sources.conversion(model),
-            models.parameter_shapes(prepared.source.config),
-            models.shapes(model),
-        )
+        self._account = prepared.source.plan(prepared.scorer.model)
 
     def look(self, params: tree.Tree) -> dict[str, float]:
         """Means over seeds, by language, and the mean over all languages but the trained one."""
         finetuning = self._prepared.finetuning
-        of_seeds = [self._scores(params, index) for index in range(len(self._seeds))]
+        of_seeds = [self._scores(self._fine_tuned(params, *seed)) for seed in self._seeds]
         values = {
             language: float(np.mean([scores[language] for scores in of_seeds]))
             for language in self._evaluations
@@ -146,15 +146,14 @@ class _Probe:
         title = f"{finetuning.set}.{finetuning.metric}"
         return {f"{title}/{name}": value for name, value in values.items()}
 
-    def _scores(self, params: tree.Tree, index: int) -> dict[str, float]:
-        tuned = self._fine_tuned(params, index)
+    def _scores(self, tuned: tree.Tree) -> dict[str, float]:
         metric = self._prepared.finetuning.metric
         return {
             language: evaluate(tuned)[metric] for language, evaluate in self._evaluations.items()
         }
 
-    def _fine_tuned(self, params: tree.Tree, index: int) -> tree.Tree:
-        training, mesh = self._seeds[index], self._prepared.mesh
+    def _fine_tuned(self, params: tree.Tree, training: Training, update: Any) -> tree.Tree:
+        mesh = self._prepared.mesh
         begin = warm_start.apply(
             self._account,
             params,
@@ -165,7 +164,7 @@ class _Probe:
         before = None
         for local in self._prepared.train_batches(training.seed, 0, training.steps):
             batch = parts.global_batch(local, training.batch_size, mesh)
-            state, metrics = self._updates[index](state, batch)
+            state, metrics = update(state, batch)
             # The host stays one update ahead and no more: batches on the devices take memory.
             jax.block_until_ready(before)
             before = metrics

@@ -47,10 +47,12 @@ class Source:
 
     def account(self, model: models.Model) -> warm_start.Account | None:
         """Where every parameter of a model will come from; None if all are random."""
-        if self.folder is None:
-            return None
+        return None if self.folder is None else self.plan(model)
+
+    def plan(self, model: models.Model) -> warm_start.Account:
+        """Where every parameter of a model comes from, if these are the weights to begin with."""
         theirs = models.parameter_shapes(self.config)
-        return warm_start.plan(conversion(model), theirs, models.shapes(model))
+        return warm_start.plan(_conversion(model), theirs, models.shapes(model))
 
     def params(self, model: models.Model, seed: int, placement: Placement) -> dict[str, Any]:
         """The first parameters of a model, on the devices."""
@@ -58,7 +60,7 @@ class Source:
         if self.folder is None:
             return laid_out(initialise, placement)
         params, _ = warm_start.from_checkpoint(
-            conversion(model),
+            _conversion(model),
             self.folder,
             models.parameter_shapes(self.config),
             initialise=initialise,
@@ -152,6 +154,5 @@ def _of_checkpoint(path: pathlib.Path, vocabulary: str | None) -> Source:
     return Source(name, config, found, folder)
 
 
-def conversion(model: models.Model) -> str:
-    """How the parameters of a pre-trained model become those of a model to fine-tune."""
+def _conversion(model: models.Model) -> str:
     return "encoder_to_labeller" if isinstance(model, models.Labeller) else "identity"
