@@ -216,7 +216,7 @@ def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
     options = _this_process()
     handler = ocp.JsonCheckpointHandler(multiprocessing_options=options)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        return checkpointer.restore(checkpoint / "metadata")
+        return checkpointer.restore(_item(checkpoint, "metadata"))
 
 
 def restore_params(
@@ -229,7 +229,7 @@ def restore_params(
         for path, leaf in tree.flatten(shapes).items()
     }
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(checkpoint / "params", tree.unflatten(like))
+        return checkpointer.restore(_item(checkpoint, "params"), tree.unflatten(like))
 
 
 def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
@@ -238,7 +238,7 @@ def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
         restored = checkpointer.restore(
-            checkpoint / "params",
+            _item(checkpoint, "params"),
             args=ocp.args.PyTreeRestore(
                 item=tree.unflatten({path: 0}),
                 restore_args=tree.unflatten({path: ocp.RestoreArgs(restore_type=np.ndarray)}),
@@ -246,6 +246,11 @@ def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
             ),
         )
     return tree.flatten(restored)[path]
+
+
+def _item(checkpoint: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder of one item; orbax refuses relative paths, which people give."""
+    return checkpoint.absolute() / name
 
 
 def _this_process() -> ocp.options.MultiprocessingOptions:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 from typing import Any
@@ -47,10 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, vocabulary: bytes) -> pathl
 
 
 def arguments(folder: pathlib.Path, run: str, **macros: object) -> list[str]:
+    """Paths are relative, as the documentation and the defaults have them."""
+    there = os.path.relpath(folder, ROOT)
     values = {
-        "MODEL_DIR": repr(str(folder / run)),
-        "CHECKPOINT": repr(str(folder / "encoder")),
-        "LABELLED_FILES": repr(str(folder / "data")),
+        "MODEL_DIR": f"'{there}/{run}'",
+        "CHECKPOINT": f"'{there}/encoder'",
+        "LABELLED_FILES": f"'{there}/data'",
         "LANGUAGES": "['en', 'de']",
         "INPUT_LENGTH": 24,
         "MAX_UPDATES": 4,
@@ -73,13 +76,14 @@ def test_the_commands_fine_tune_and_evaluate(folder: pathlib.Path, capsys: Any) 
 
     # Where the data lies is known from the run's folder.
     gin.clear_config()
-    seed, output = folder / "run" / "1", folder / "output"
+    there = os.path.relpath(folder, ROOT)
+    seed, output = f"{there}/run/1", f"{there}/output"
     assert evaluate.main([f"--checkpoint={seed}", "--languages=de", f"--output={output}"]) == 0
     text = capsys.readouterr().out
     assert text == f"de  f1 {scores['de']['f1']:.2f}  accuracy {scores['de']['accuracy']:.2f}\n"
-    again = json.loads((output / "evaluation.json").read_text())
+    again = json.loads(pathlib.Path(output, "evaluation.json").read_text())
     assert again["scores"] == {"de": scores["de"]}
-    assert len((output / "de.jsonl").read_text().splitlines()) == 5
+    assert len(pathlib.Path(output, "de.jsonl").read_text().splitlines()) == 5
 
 
 def test_a_dry_run_says_all_and_writes_nothing(folder: pathlib.Path, capsys: Any) -> None:

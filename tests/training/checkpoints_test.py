@@ -15,6 +15,7 @@ import pytest
 
 from seqrecipes.errors import UserError
 from seqrecipes.training import checkpoints
+from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.step import TrainState
 
 Usage = namedtuple("Usage", "total used free")
@@ -36,6 +37,27 @@ def test_the_latest_complete_checkpoint_is_found_from_every_folder(tmp_path):
         checkpoints.find(tmp_path / "other", field="WarmStart.source")
     with pytest.raises(UserError, match="no complete checkpoint"):
         checkpoints.find(tmp_path, field="WarmStart.source")
+
+
+def test_every_function_takes_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stage, values = pathlib.Path("a", "stage"), np.arange(6, dtype=np.float32)
+    checkpoints.save_params(
+        stage, {"w": jnp.asarray(values)}, {"model": "x"}, vocabulary=b"v", account="a"
+    )
+    folder = stage / "checkpoints" / "0"
+    assert not folder.is_absolute()
+    assert checkpoints.read_metadata(folder)["model"] == "x"
+    np.testing.assert_array_equal(checkpoints.read_leaf(folder, "w"), values)
+    placement = Partitioning().placement()
+    shapes = {"w": jax.ShapeDtypeStruct(values.shape, values.dtype)}
+    restored = checkpoints.restore_params(folder, shapes, placement)
+    np.testing.assert_array_equal(restored["w"], values)
+    state = TrainState(jnp.int32(1), {"w": jnp.asarray(values)}, {"m": jnp.asarray(values)})
+    saved = checkpoints.Checkpoints(pathlib.Path("b"), checkpoints.Checkpointing())
+    saved.save(1, state, {})
+    saved.close()
+    assert checkpoints.find("b", field="x") == tmp_path / "b" / "checkpoints" / "1"
 
 
 def test_too_little_room_is_refused_before_anything_is_computed(tmp_path, monkeypatch):
