@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from seqrecipes import configuration
-from seqrecipes.errors import exit_status
+from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,10 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vocabulary", default="", metavar="FILE", help="where it is not in the run's folder"
     )
+    parser.add_argument(
+        "--tasks",
+        default="tasks.downstream",
+        metavar="MODULE",
+        help="registers the labelled sets (default: %(default)s)",
+    )
 
     configuration.add_flags(parser)
     parser.epilog = (
-        "Where the data lies is known from the run's config.gin; "
+        "Where the data lies is known from the run's data.json; "
         "--gin.LabelledFiles.folder=\"'data'\" says otherwise."
     )
     flags, bindings = configuration.parse_flags(parser, argv)
@@ -48,16 +54,22 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> str:
     from seqrecipes import recipe  # noqa: F401 -- gin
     from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.data.tasks import import_tasks
-    from seqrecipes.downstream import preparing, runs, scoring  # noqa: F401 -- gin
+    from seqrecipes.downstream import places, runs, scoring  # noqa: F401 -- gin
     from seqrecipes.downstream.evaluation import FineTuned
     from seqrecipes.training import reporting
 
     reporting.log_to_terminal(0)
     tuned = FineTuned(flags.checkpoint)
-    import_tasks(tuned.facts.tasks, "tasks of the checkpoint")
-    written = tuned.run_dir / preparing.GIN_FILE
-    files = flags.gin_file or ([str(written)] if written.is_file() else [])
-    configuration.load(files, bindings, flags.gin_search_paths)
+    if tuned.facts.tasks != flags.tasks:
+        raise UserError(
+            "--tasks",
+            flags.tasks,
+            f"the checkpoint names the module {tuned.facts.tasks!r}, which would be run; "
+            f"if you trust it, give --tasks={tuned.facts.tasks}",
+        )
+    import_tasks(flags.tasks, "--tasks")
+    places.bind(tuned.run_dir)
+    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
     languages = [each for each in flags.languages.split(",") if each]
     scores = tuned.evaluate(
         languages, flags.split, vocabulary=flags.vocabulary, output=flags.output

@@ -1,8 +1,8 @@
 """Tables of fine-tuning results: `python -m seqrecipes.tables runs/finetuned`.
 
-Finds every `scores.json` below the folders and shows models against tasks, English and the average
-over the other languages, as Soltan et al. 2023 do in Tables 2 and 3; `--paper` sets their numbers
-beside.
+Finds every `scores.json` below the folders and shows models against tasks, the language trained on
+and the average over the others, as Soltan et al. 2023 do in Tables 2 and 3; `--paper` sets their
+numbers beside.
 """
 
 from __future__ import annotations

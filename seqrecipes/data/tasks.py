@@ -258,11 +258,22 @@ def register_tasks(
 
 
 def import_tasks(module: str, field: str) -> None:
-    """Imports the module that registers the tasks; `field` is the setting that names it."""
+    """Imports the module that registers the tasks; `field` is the setting that names it.
+
+    Raises:
+      UserError: there is no such module, or it registers nothing.
+    """
+    before = set(seqio.TaskRegistry.names())
     try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
+        imported = importlib.import_module(module)
+    except (ImportError, ValueError, TypeError) as error:  # the last two of '' and of '.tasks'
         raise UserError(field, module, f"{error}; run from the root of the clone") from error
+    # A module that was imported before adds nothing now.
+    registers = {"register_tasks", "register_sets"} & vars(imported).keys()
+    if not registers and set(seqio.TaskRegistry.names()) == before:
+        raise UserError(
+            field, module, "registers no tasks; see tasks/pretrain.py for one that does"
+        )
 
 
 def known_tasks() -> dict[str, dict[str, PretrainingTask]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrecipes.downstream import tables
-from seqrecipes.downstream.results import AVERAGE, ENGLISH, Result
+from seqrecipes.downstream.results import AVERAGE, Result
 from seqrecipes.downstream.tables import Metric
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 PICTURE_FILE = "scores.png"
 
 _PANELS_PER_ROW = 5
-_STYLES = {ENGLISH: ("C0", "o"), AVERAGE: ("C1", "D")}
+_TRAINED, _OTHERS = ("C0", "o"), ("C1", "D")
 
 
 def draw(results: Sequence[Result], path: pathlib.Path) -> None:
-    """Means over seeds of English and of avg-0s, with their standard deviations, to a PNG.
+    """Means over seeds of the language trained on and of avg-0s, with deviations, to a PNG.
 
     Args:
       results: every model and task once.
@@ -51,18 +51,28 @@ def draw(results: Sequence[Result], path: pathlib.Path) -> None:
     axes[0][0].set_ylim(len(models) - 0.5, -0.5)
     handles = [
         lines.Line2D([], [], color=color, marker=marker, linestyle="", markersize=5)
-        for color, marker in _STYLES.values()
+        for color, marker in (_TRAINED, _OTHERS)
     ]
-    words = ["English", "mean over all but English; bars: standard deviation over seeds"]
-    figure.legend(handles, words, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    trained = " ".join(dict.fromkeys(result.trained for result in results))
+    figure.legend(
+        handles,
+        [f"trained on: {trained}", "mean of the others"],
+        title="bars: standard deviation over seeds",
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        title_fontsize=7,
+        frameon=False,
+    )
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 
 
 def _panel(axis: Axes, results: Sequence[Result], metric: Metric, models: Sequence[str]) -> None:
     """The two averages lie a little above and below the model's line, so that bars stay apart."""
-    for shift, (of, (color, marker)) in zip((-0.12, 0.12), _STYLES.items(), strict=True):
+    for shift, (color, marker) in ((-0.12, _TRAINED), (0.12, _OTHERS)):
         for result in results:
+            of = result.trained if shift < 0 else AVERAGE
             if value := result.statistic(metric.key, of):
                 axis.errorbar(
                     value.mean,

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import identity, tree
-from seqrecipes.downstream import checking, scoring
+from seqrecipes.downstream import checking, places, scoring
 from seqrecipes.downstream.scoring import Scorer
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
@@ -167,6 +167,7 @@ class Prepared:
         text = json.dumps(self.identity(), indent=2, ensure_ascii=False)
         scoring.write(run_dir / RUN_FILE, text + "\n")
         scoring.write(run_dir / GIN_FILE, gin.config_str())
+        places.write(run_dir)
         vocabulary = run_dir / VOCABULARY
         vocabulary.parent.mkdir(exist_ok=True)
         vocabulary.write_bytes(self.source.vocabulary)

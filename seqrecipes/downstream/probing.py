@@ -140,9 +140,8 @@ class _Probe:
             language: float(np.mean([scores[language] for scores in of_seeds]))
             for language in self._evaluations
         }
-        others = [value for name, value in values.items() if name != finetuning.language]
-        if others:
-            values[results.AVERAGE] = float(np.mean(others))
+        if others := results.zero_shot(values, finetuning.language):
+            values[results.AVERAGE] = float(np.mean([values[name] for name in others]))
         title = f"{finetuning.set}.{finetuning.metric}"
         return {f"{title}/{name}": value for name, value in values.items()}
 

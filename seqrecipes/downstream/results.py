@@ -1,9 +1,9 @@
 """Scores of many fine-tuning runs: read, grouped by model and task, averaged.
 
 A run is one seed, and its `scores.json` holds metrics by language. The protocol is that of Soltan
-et al. 2023, section 3: `en` is the score on English, which was trained on, and `avg-0s` the plain
-mean over all other languages. Means and standard deviations over seeds are taken of each seed's own
-average, so that languages which differ much from each other do not make a model look unsteady.
+et al. 2023, section 3: the score in the language trained on (English there), and `avg-0s`, the
+plain mean over all other languages. Means and standard deviations over seeds are taken of each
+seed's own average, so that languages which differ much do not make a model look unsteady.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from seqrecipes.errors import UserError
@@ -31,6 +31,11 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def zero_shot(languages: Iterable[str], trained: str) -> list[str]:
+    """The languages that `avg-0s` is the mean of: all but the one trained on."""
+    return [language for language in languages if language != trained]
+
+
 class Statistic(NamedTuple):
     """A mean over seeds in percent; its standard deviation (ddof 1) is None of a single seed."""
 
@@ -41,7 +46,7 @@ class Statistic(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One seed: `scores` are percentages by language and metric."""
+    """One seed: `scores` are percentages by language and metric, `language` the one trained on."""
 
     file: pathlib.Path
     task: str
@@ -49,13 +54,14 @@ class Run:
     seed: int
     learning_rate: float
     scores: dict[str, dict[str, float]]
+    language: str = ENGLISH
 
     def score(self, metric: str, of: str) -> float:
         """A percentage.
 
         Args:
           metric: `f1`, ...
-          of: a language, or `avg-0s` for the mean over all but English.
+          of: a language, or `avg-0s` for the mean over all but the one trained on.
 
         Raises:
           UserError: the run has no such score.
@@ -68,8 +74,8 @@ class Run:
         return self.scores[of][metric]
 
     def zero_shot(self) -> list[str]:
-        """The languages but English."""
-        return [language for language in self.scores if language != ENGLISH]
+        """The languages scored but the one trained on."""
+        return zero_shot(self.scores, self.language)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +107,13 @@ class Result:
                     f"are not the languages of {first.file} ({', '.join(sorted(first.scores))}); "
                     "score the seeds of a model on the same ones",
                 )
+            if run.language != first.language:
+                raise UserError(
+                    str(run.file),
+                    run.language,
+                    f"is not the language that {first.file} was trained on ({first.language}); "
+                    "give the models different names",
+                )
             if run.learning_rate != first.learning_rate:
                 raise UserError(
                     str(run.file),
@@ -121,11 +134,16 @@ class Result:
 
     @property
     def languages(self) -> list[str]:
-        """English first, the others by name."""
-        return sorted(self.runs[0].scores, key=lambda language: (language != ENGLISH, language))
+        """The one trained on first, the others by name."""
+        return sorted(self.runs[0].scores, key=lambda each: (each != self.trained, each))
+
+    @property
+    def trained(self) -> str:
+        """The language trained on."""
+        return self.runs[0].language
 
     def statistic(self, metric: str, of: str) -> Statistic | None:
-        """Over seeds; None if the model was not scored on that language (or on English alone).
+        """Over seeds; None if the model was not scored on that language (or on no other).
 
         Raises:
           UserError: a run lacks the metric.
@@ -184,7 +202,10 @@ def _read(file: pathlib.Path) -> Run:
     for language, metrics in scores.items():
         if not isinstance(metrics, dict) or not all(map(_is_score, metrics.values())):
             raise UserError(str(file), metrics, f"has no percentages as scores of {language}")
-    return Run(file, **{key: content[key] for key in _KEYS})
+    language = content.get("language", ENGLISH)  # files of before it was written are English
+    if not isinstance(language, str):
+        raise UserError(str(file), language, "is no language: no file of a run's scores")
+    return Run(file, **{key: content[key] for key in _KEYS}, language=language)
 
 
 def _is_score(value: Any) -> bool:

@@ -165,13 +165,13 @@ def _clear(folder: pathlib.Path) -> None:
 
 
 def summary(files: Sequence[pathlib.Path]) -> str:
-    """Mean and standard deviation over seeds of English and of all other languages' mean."""
+    """Mean and standard deviation over seeds: the language trained on, the mean of others."""
     lines = []
     for result in results.read(files):
         lines.append(f"{result.model} on {result.task}, {len(result.runs)} seeds: mean ± std")
         metrics = list(next(iter(result.runs[0].scores.values())))
-        columns = [results.ENGLISH, results.AVERAGE]
-        if results.ENGLISH not in result.languages:
+        columns = [result.trained, results.AVERAGE]
+        if result.trained not in result.languages:
             columns = result.languages
         for column in columns:
             cells = []

@@ -190,6 +190,7 @@ def content(
         "task": facts.set,
         "model": facts.name,
         "seed": seed,
+        "language": facts.language,
         "learning_rate": facts.learning_rate,
         "metric": facts.metric,
         "best_step": best_step,

@@ -1,7 +1,8 @@
 """Tables of fine-tuning results, laid out as Tables 2 to 9 of Soltan et al. 2023.
 
-`overview` has models as rows and tasks as columns, English and avg-0s each; `by_language` has all
-languages of one task. What a table says is separate from how it is written: `layouts` does that.
+`overview` has models as rows and tasks as columns, the language trained on and avg-0s each;
+`by_language` has all languages of one task. What a table says is separate from how it is written:
+`layouts` does that.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def overview(results: Sequence[Result], *, published: bool) -> list[Table]:
             members = [result for result in results if result.task == task]
             _check_languages(members)
             for metric in metrics(members[0]):
-                columns += _averages(task, metric, members[0].languages)
+                columns += _averages(task, metric, members[0])
         if columns:
             rows = _rows(columns, results, published)
             tables.append(Table(title, columns, rows, _notes(columns, rows, results)))
@@ -129,13 +130,13 @@ def by_language(results: Sequence[Result], task: str, *, published: bool) -> lis
     _check_languages(members)
     tables = []
     for metric in metrics(members[0]):
-        order = (ENGLISH, *paper.languages(task, metric.key))
+        order = (members[0].trained, *paper.languages(task, metric.key))
         languages = sorted(
             members[0].languages, key=lambda of: order.index(of) if of in order else len(order)
         )
         columns = [Column(task, metric, of, of) for of in languages]
         if members[0].runs[0].zero_shot():
-            columns.append(Column(task, metric, AVERAGE, _average_heading(languages)))
+            columns.append(Column(task, metric, AVERAGE, _average_heading(members[0])))
         rows = _rows(columns, members, published)
         title = f"{metric.group.replace(' (ROUGE)', '')} {metric.label}".strip() + " by language"
         tables.append(Table(title, columns, rows, _notes(columns, rows, members)))
@@ -191,20 +192,21 @@ def document(tables: Sequence[Table]) -> list[dict[str, Any]]:
     ]
 
 
-def _averages(task: str, metric: Metric, languages: Sequence[str]) -> list[Column]:
-    """English and avg-0s, each only where the task has it."""
-    found = [(ENGLISH, ENGLISH)] if ENGLISH in languages else []
-    if set(languages) - {ENGLISH}:
-        found.append((AVERAGE, _average_heading(languages)))
+def _averages(task: str, metric: Metric, result: Result) -> list[Column]:
+    """The language trained on and avg-0s, each only where the task has it."""
+    trained = result.trained
+    found = [(trained, trained)] if trained in result.languages else []
+    if result.runs[0].zero_shot():
+        found.append((AVERAGE, _average_heading(result)))
     return [
         Column(task, metric, of, _heading(metric.label, words, alone=len(found) == 1))
         for of, words in found
     ]
 
 
-def _average_heading(languages: Sequence[str]) -> str:
-    """Where English is no language of its own, as in translation, nothing was zero-shot."""
-    return AVERAGE if ENGLISH in languages else "avg"
+def _average_heading(result: Result) -> str:
+    """Where the language trained on has no scores, the mean is over all that there are."""
+    return AVERAGE if result.trained in result.languages else "avg"
 
 
 def _heading(label: str, words: str, *, alone: bool) -> str:
@@ -216,6 +218,13 @@ def _heading(label: str, words: str, *, alone: bool) -> str:
 def _check_languages(results: Sequence[Result]) -> None:
     first = results[0]
     for result in results:
+        if result.trained != first.trained:
+            raise UserError(
+                str(result.runs[0].file),
+                result.trained,
+                f"is not the language that {first.runs[0].file} was trained on ({first.trained}): "
+                "the two do not compare",
+            )
         if result.languages != first.languages:
             raise UserError(
                 str(result.runs[0].file),
@@ -235,9 +244,13 @@ def _rows(columns: Sequence[Column], results: Sequence[Result], published: bool)
             result = by_name.get((model, column.task))
             cells.append(result.statistic(column.metric.key, column.of) if result else None)
         rows.append(Row(model, False, cells))
+    trained = {result.task: result.trained for result in results}
     for model in paper.models() if published else ():
         cells = [
-            paper.result(column.task, column.metric.key, model, column.of) for column in columns
+            paper.result(column.task, column.metric.key, model, column.of)
+            if trained[column.task] == ENGLISH  # as all of the paper's models are
+            else None
+            for column in columns
         ]
         if any(cells):
             ours = [n for n, row in enumerate(rows) if _same(row.model, model)]
@@ -259,7 +272,9 @@ def _notes(columns: Sequence[Column], rows: Sequence[Row], results: Sequence[Res
         + ("; no ± where there is one" if 1 in seeds else "")
     ]
     if any(column.heading.endswith(AVERAGE) for column in columns):
-        notes.append("avg-0s: mean over all languages but English, averaged within a seed first")
+        notes.append(
+            "avg-0s: mean over all languages but the one trained on, averaged within a seed first"
+        )
     if any(row.published for row in rows):
         notes.append("(paper): Soltan et al. 2023, Tables 2 to 9; three seeds")
         averaged = {c.task: c.metric for c in columns if c.of == AVERAGE}

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pathlib
 import re
+import shutil
+import sys
 from typing import Any
 
 import gin
 import pytest
 
 from seqrecipes import configuration, evaluate, finetune
+from seqrecipes.data.tasks import import_tasks
 from seqrecipes.downstream.protocol import Protocol
+from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Finetuning
+from seqrecipes.training import checkpoints
 from tests.commands.harness import ROOT
 from tests.downstream import tiny_runs
 
@@ -66,16 +73,23 @@ def arguments(folder: pathlib.Path, run: str, **macros: object) -> list[str]:
     ]
 
 
-def test_the_commands_fine_tune_and_evaluate(folder: pathlib.Path, capsys: Any) -> None:
-    assert finetune.main(arguments(folder, "run", SEEDS=[0, 1])) == 0
-    text = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def run(folder: pathlib.Path) -> str:
+    """Fine-tunes two seeds into the folder `run`; what the command prints."""
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert finetune.main(arguments(folder, "run", SEEDS=[0, 1])) == 0
+    gin.clear_config()
+    return printed.getvalue()
+
+
+def test_the_commands_fine_tune_and_evaluate(folder: pathlib.Path, run: str, capsys: Any) -> None:
+    text = run
     assert "encoder on udpos, 2 seeds: mean ± std" in text
     assert re.search(r"\n  en +f1 \d+\.\d ± \d+\.\d  accuracy", text)
     assert re.search(r"\n  avg-0s +f1 \d+\.\d ± \d+\.\d  accuracy", text)
     scores = json.loads((folder / "run" / "1" / "scores.json").read_text())["scores"]
 
     # Where the data lies is known from the run's folder.
-    gin.clear_config()
     there = os.path.relpath(folder, ROOT)
     seed, output = f"{there}/run/1", f"{there}/output"
     assert evaluate.main([f"--checkpoint={seed}", "--languages=de", f"--output={output}"]) == 0
@@ -84,6 +98,57 @@ def test_the_commands_fine_tune_and_evaluate(folder: pathlib.Path, capsys: Any) 
     again = json.loads(pathlib.Path(output, "evaluation.json").read_text())
     assert again["scores"] == {"de": scores["de"]}
     assert len(pathlib.Path(output, "de.jsonl").read_text().splitlines()) == 5
+
+
+def test_what_lies_beside_a_checkpoint_is_data(
+    folder: pathlib.Path, run: str, tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    """`@calls` are not made, whatever file of the run's folder they are written into."""
+    there = shutil.copytree(folder / "run", tmp_path / "run")
+    mark = tmp_path / "mark"
+    call = f"LabelledFiles.folder = @subprocess.check_output()\n\
+subprocess.check_output.args = ['touch', '{mark}']\n"
+    (there / "config.gin").write_text(f"import subprocess\n{call}", "utf-8")
+    flags = [f"--checkpoint={there}/0", "--languages=de"]
+    assert evaluate.main(flags) == 0
+    places = json.loads((there / "data.json").read_text("utf-8"))
+    assert places["LabelledFiles.folder"] == str(folder / "data")
+    # As data a reference is a name of a folder, which is not there.
+    (there / "data.json").write_text(
+        json.dumps(places | {"LabelledFiles.folder": "@subprocess.check_output()"}), "utf-8"
+    )
+    capsys.readouterr()
+    assert evaluate.main(flags) == 2
+    assert "'@subprocess.check_output()/udpos': no such folder" in capsys.readouterr().err
+    for wrong in ("{", "[]", '{"LabelledFiles.folder": 3, "LabelledTfds.data_dir": null}'):
+        (there / "data.json").write_text(wrong, "utf-8")
+        assert evaluate.main(flags) == 2
+        assert f"error: {there / 'data.json'} = " in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def test_a_module_that_a_checkpoint_names_is_not_imported(
+    folder: pathlib.Path, run: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    read = checkpoints.read_metadata
+
+    def named(checkpoint: pathlib.Path) -> dict[str, Any]:
+        metadata = read(checkpoint)
+        metadata["finetuning"]["tasks"] = "antigravity"
+        return metadata
+
+    monkeypatch.setattr(checkpoints, "read_metadata", named)
+    assert evaluate.main([f"--checkpoint={folder / 'run' / '0'}"]) == 2
+    assert "names the module 'antigravity'" in capsys.readouterr().err
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize("module", ["os", "", ".tasks", "tasks.nothing"])
+def test_a_module_without_tasks_is_refused(module: str) -> None:
+    with pytest.raises(UserError, match=re.escape(f"Recipe.tasks = {module!r}")):
+        import_tasks(module, "Recipe.tasks")
+    import_tasks("tasks.downstream", "Recipe.tasks")
+    import_tasks("tasks.downstream", "Recipe.tasks")
 
 
 def test_a_dry_run_says_all_and_writes_nothing(folder: pathlib.Path, capsys: Any) -> None:

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from seqrecipes.downstream import results
+from seqrecipes.downstream import results, runs
 from seqrecipes.downstream.results import AVERAGE
 from seqrecipes.errors import UserError
 from tests.downstream.harness import write_scores
@@ -32,6 +32,24 @@ def test_deviations_are_of_each_seeds_own_average(tmp_path):
     assert result.statistic("f1", AVERAGE) == (51.0, pytest.approx(1.0), 3)
     assert result.statistic("f1", "de") == (70.0, pytest.approx(10.0), 3)
     assert result.statistic("f1", "hi") is None
+
+
+def test_the_language_trained_on_is_left_out(tmp_path):
+    """The same scores of a model trained on another language have another average."""
+    write_scores(tmp_path, by_language(en=50, de=90, fr=60), model="german", language="de")
+    write_scores(tmp_path, by_language(en=50, de=90, fr=60), model="english", language="en")
+    german, english = sorted(read(tmp_path), key=lambda each: each.model, reverse=True)
+    assert (german.trained, german.languages) == ("de", ["de", "en", "fr"])
+    assert german.statistic("f1", AVERAGE) == (55.0, None, 1)
+    assert english.statistic("f1", AVERAGE) == (75.0, None, 1)
+    text = runs.summary(results.find([tmp_path / "german"]))
+    assert "\n  de      f1 90.0" in text and "\n  avg-0s  f1 55.0" in text and "\n  en" not in text
+    other = write_scores(tmp_path, by_language(en=1, de=1, fr=1), model="english", seed=1)
+    (other / "scores.json").write_text(
+        (other / "scores.json").read_text().replace('"seed"', '"language": "fr", "seed"')
+    )
+    with pytest.raises(UserError, match=r"'fr': is not the language that .* trained on \(en\)"):
+        read(tmp_path)
 
 
 def test_languages_weigh_alike(tmp_path):
@@ -110,6 +128,7 @@ GOOD = json.dumps({"task": "t", "model": "m", "seed": 0, "learning_rate": 1, "sc
         (GOOD.replace('"seed": 0', '"seed": "0"'), "is no seed"),
         (GOOD.replace('"model": "m", ', ""), "is no model"),
         (GOOD.replace('{"en": {}}', "{}"), "no language"),
+        (GOOD.replace('"seed": 0', '"seed": 0, "language": 3'), "is no language"),
         (GOOD.replace('{"en": {}}', '{"en": 3}'), "percentages as scores of en"),
         (GOOD.replace('{"en": {}}', '{"en": {"f1": "3"}}'), "percentages as scores of en"),
         (GOOD.replace('{"en": {}}', '{"en": {"f1": NaN}}'), "percentages as scores of en"),

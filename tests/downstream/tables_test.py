@@ -150,6 +150,20 @@ def test_models_of_different_languages_do_not_compare(tmp_path):
         assert str(other) in str(error.value)
 
 
+def test_columns_are_of_the_language_trained_on(tmp_path):
+    scores = {"en": {"f1": 50.0}, "de": {"f1": 90.0}, "fr": {"f1": 60.0}}
+    write_scores(tmp_path, scores, language="de")
+    found = results.read(results.find([tmp_path]))
+    (shown,) = tables.overview(found, published=True)
+    assert [column.heading for column in shown.columns] == ["de", "avg-0s"]
+    assert [means(row) for row in shown.rows] == [[90.0, 55.0]], "the paper trains on English"
+    (shown,) = tables.by_language(found, "udpos", published=False)
+    assert [column.heading for column in shown.columns] == ["de", "en", "fr", "avg-0s"]
+    write_scores(tmp_path, scores, model="other", language="en")
+    with pytest.raises(UserError, match=r"was trained on \(.+\): the two do not compare"):
+        tables.overview(results.read(results.find([tmp_path])), published=False)
+
+
 def test_translation_has_an_average_that_is_not_zero_shot(tmp_path):
     scores = {"en-de": {"bleu": 20.0, "chrf": 5.0}, "de-en": {"bleu": 30.0, "chrf": 5.0}}
     write_scores(tmp_path, scores, task="ntrex")
