@@ -9,6 +9,8 @@ UV ?= $(shell command -v uv 2>/dev/null)
 PYTEST_ARGS ?=
 # Processes that run tests side by side, each of up to 4 GB.
 TEST_WORKERS ?= 2
+# A file stays with one of them, so that what its tests share is made once; in the order of the tree.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 LOCK_ARGS ?=
 
 # What tests/hf needs beside the lock. PyPI's torch brings CUDA; a `+cpu` version is far smaller where
@@ -64,7 +66,7 @@ demo: $(STAMP) ## run the two-stage recipe, mini size, on the bundled sample, in
 	  --gin.MODEL_DIR="'runs/demo'"
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS adds arguments)
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(BY_FILE) $(PYTEST_ARGS)
 
 test-hf: $(HF_STAMP) ## run the tests that compare with transformers (installs torch first)
 	SEQRECIPES_REQUIRE_HF=1 $(BIN)/python -m pytest tests/hf $(PYTEST_ARGS)
@@ -88,5 +90,5 @@ lock: ## resolve requirements.lock again from setup.py (needs uv; LOCK_ARGS=--up
 	  $(LOCK_ARGS) --output-file requirements.lock setup.py
 
 clean: ## remove .venv, caches and build output; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .jax_cache
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -54,6 +54,9 @@ def kept(folder: pathlib.Path) -> set[str]:
     return {file.name for file in (folder / "compiled").glob("*-cache")}
 
 
+pytestmark = pytest.mark.usefixtures("no_shared_programs")
+
+
 @pytest.mark.slow
 def test_a_second_start_compiles_nothing_and_goes_on_bit_for_bit(tmp_path):
     tmp_path.joinpath("run").mkdir()
