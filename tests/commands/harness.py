@@ -1,17 +1,30 @@
-"""Runs the training command on the sample, small enough to be killed and repeated many times."""
+"""Runs the training command on the sample, small enough to be killed and repeated many times.
+
+Every run has a process of its own. Its libraries take six seconds to import, which is done once:
+a server imports them, and a run is a copy of it that starts before JAX looks for devices.
+"""
 
 from __future__ import annotations
 
+import atexit
+import functools
+import multiprocessing
+import multiprocessing.forkserver
 import os
 import pathlib
 import re
+import runpy
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from seqrecipes import configuration
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -45,30 +58,79 @@ def arguments(model_dir: pathlib.Path, **macros: object) -> list[str]:
     ]
 
 
-def start(
-    arguments: list[str], *, devices: int = 1, log: pathlib.Path | None = None
-) -> subprocess.Popen[bytes]:
+@functools.cache
+def _server() -> Any:
+    """The server, with this process's environment at the first call."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["seqio", "seqrecipes.report", "seqrecipes.runner"])
+    configuration.quiet_tensorflow()
+    shared = os.environ.pop("JAX_COMPILATION_CACHE_DIR")  # each run keeps its own, as a user's does
+    multiprocessing.forkserver.ensure_running()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = shared
+    return context
+
+
+def _train(arguments: list[str], devices: int, log: str) -> None:
+    """`python -m seqrecipes.train` in this process, which is there for nothing else."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(ROOT)
+    os.environ["XLA_FLAGS"] = _flags(devices)
+    sys.argv = ["seqrecipes.train", *arguments]
+    try:
+        runpy.run_module("seqrecipes.train", run_name="__main__", alter_sys=True)
+    finally:
+        # Before Python 3.14 such processes leave this out, and JAX its good-byes.
+        atexit._run_exitfuncs()
+
+
+def _flags(devices: int) -> str:
+    return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
+
+
+class Command:
+    """A run of the training command."""
+
+    def __init__(self, arguments: list[str], devices: int, log: str) -> None:
+        self._process = _server().Process(target=_train, args=(arguments, devices, log))
+        self._process.start()
+
+    def status(self) -> int | None:
+        """None while it runs; minus a signal's number if that ended it."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float = 600) -> int:
+        self._process.join(seconds)
+        status = self.status()
+        assert status is not None, f"still there after {seconds} seconds"
+        return status
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 600) -> None:
+        """Returns when `condition()` holds or the process has ended."""
+        end = time.monotonic() + seconds
+        while not condition() and self.status() is None:
+            assert time.monotonic() < end, "the condition never held"
+            time.sleep(0.02)
+
+    def send_signal(self, signum: int) -> None:
+        os.kill(self._process.pid, signum)
+
+
+def start(arguments: list[str], *, devices: int = 1, log: pathlib.Path | None = None) -> Command:
     """Starts the command in a process of its own, with so many CPU devices."""
-    environment = dict(os.environ) | {
-        "XLA_FLAGS": re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"]),
-        "JAX_PLATFORMS": "cpu",
-    }
-    with open(log or os.devnull, "ab") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "seqrecipes.train", *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    return Command(arguments, devices, str(log or os.devnull))
 
 
-def wait_for(condition: object, process: subprocess.Popen[bytes], seconds: float = 240) -> None:
-    """Returns when `condition()` holds or the process has ended."""
-    end = time.monotonic() + seconds
-    while not condition() and process.poll() is None:  # type: ignore[operator]
-        assert time.monotonic() < end, "the condition never held"
-        time.sleep(0.02)
+def fresh(arguments: list[str], *, log: pathlib.Path) -> int:
+    """The command as it is typed, from an interpreter of its own; its status."""
+    environment = dict(os.environ) | {"XLA_FLAGS": _flags(1)}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    with open(log, "ab") as output:
+        command = [sys.executable, "-m", "seqrecipes.train", *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=output
+        ).returncode
 
 
 def final_params(stage_dir: pathlib.Path, step: int) -> dict[str, np.ndarray]:
