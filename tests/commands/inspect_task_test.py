@@ -188,13 +188,13 @@ def test_mistakes_are_one_line_and_status_2(run, arguments, message):
     assert message in err and err.startswith("error: ") and len(err.splitlines()) == 1
 
 
-def test_without_a_vocabulary_it_says_how_to_train_one(run):
+def test_without_a_vocabulary_it_says_how_to_train_one(run, tmp_path):
     for task, flags in [("sample.mlm", "--output=DIR`"), ("sample.span_corruption", "=DIR --sent")]:
         status, _, err = run(task, known=False)
         assert status == 2
         assert "--vocabulary = None" in err and "python -m seqrecipes.train_vocabulary" in err
         assert flags in err
-    status, _, err = run("sample.mlm", "--vocabulary=/nowhere/spm.model", known=False)
+    status, _, err = run("sample.mlm", f"--vocabulary={tmp_path}/spm.model", known=False)
     assert status == 2 and "the file cannot be read" in err and "train_vocabulary" in err
 
 

@@ -116,7 +116,7 @@ def test_processes_of_their_own_read_the_same(prepared, hosts):
             )
             for first, end in itertools.pairwise(borders)
         ]
-        outputs = [process.communicate(timeout=60)[0].splitlines() for process in processes]
+        outputs = [process.communicate(timeout=600)[0].splitlines() for process in processes]
         assert all(process.returncode == 0 for process in processes)
         for lines in zip(*outputs, strict=True):
             found.append([row for line in lines for row in json.loads(line)])

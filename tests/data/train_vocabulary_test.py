@@ -68,12 +68,13 @@ def test_trains_on_files(tmp_path, capsys):
         (["--files=en=x"], "goes with corpus text or parallel"),
         (["--corpus=texts"], "--corpus = 'texts': choose one of "),
         (["--gin.TextFiles.fils=3"], "--gin.TextFiles.fils"),
-        (["--corpus=text", "--files=en=/nowhere/*"], "no such file or folder"),
+        (["--corpus=text", "--files=en=NEW/*"], "no such file or folder"),
         (["--size=20"], "vocabulary size = 20: too small"),
         (["--alpha=2"], "alpha = 2.0"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(tmp_path, capsys, arguments, message):
+    arguments = [each.replace("NEW", f"{tmp_path}/new") for each in arguments]
     assert main(["--size=2000", f"--output={tmp_path}", *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err and captured.err.startswith("error: ")

@@ -96,7 +96,7 @@ def test_an_interruption_ends_what_runs_and_waits_for_it(tmp_path):
         "def save(*_): open(sys.argv[1] + '.saved', 'w'); sys.exit(1)\n"
         "signal.signal(signal.SIGTERM, save)\n"
         "open(sys.argv[1] + '.started', 'w')\n"
-        "time.sleep(60)",
+        "time.sleep(600)",
     )
     slow.log.parent.mkdir()
     started = pathlib.Path(f"{slow.result}.started")
