@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from collections.abc import Iterator, Sequence
 import gin
 
 from seqrecipes.errors import UserError
+from seqrecipes.folders import CLONE
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +57,13 @@ def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".")
     Raises:
       UserError: a missing file, a syntax error, an unknown name, or one that nothing reads.
     """
-    for path in search_paths.split(","):
+    # Files of the clone include each other by their names in it, wherever a command is given.
+    for path in [*search_paths.split(","), str(CLONE)]:
         gin.add_config_file_search_path(path)
     for file in files:
         try:
-            gin.parse_config_file(file)
+            with _quiet_search():
+                gin.parse_config_file(file)
         except OSError as error:
             raise UserError("--gin_file", file, f"cannot be read: {_first(error)}") from error
         except (ValueError, SyntaxError, TypeError, ImportError) as error:
@@ -77,12 +79,27 @@ def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".")
 
 
 def quiet_tensorflow() -> None:
-    """Of TensorFlow, which only reads text, what it says of GPUs is noise.
+    """From now on the first import of TensorFlow is quiet, see `seqrecipes.data.tensorflow_start`.
 
-    Commands call this first, then import it and jax: not before --help had its chance.
+    Commands call this before they import what reads text.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    from seqrecipes.data import tensorflow_start
+
+    tensorflow_start.prepare()
+
+
+@contextlib.contextmanager
+def _quiet_search() -> Iterator[None]:
+    """Within it gin logs no error for every folder without a file; where none has it, it raises."""
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Path not found: ")
+
+    logging.getLogger().addFilter(elsewhere)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(elsewhere)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Names in output folders, and folders that appear whole or not at all."""
+"""Names in output folders, files of the clone, and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ from seqrecipes.errors import UserError
 
 # Of a finished seed of a fine-tuning, in its folder.
 SCORES_FILE = "scores.json"
+# Of a finished stage, in its folder: see `seqrecipes.samples`.
+PREDICTIONS_FILE = "predictions.json"
+# What the package is used from: gin/, configs/ and tasks/ lie beside it.
+CLONE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def shipped(path: str | pathlib.Path) -> pathlib.Path:
+    """A file by its name here, or else by its name in the clone, as 'configs/roberta_12e.py'."""
+    here, there = pathlib.Path(path), CLONE / path
+    return here if here.exists() or not there.is_file() else there
 
 
 @contextlib.contextmanager

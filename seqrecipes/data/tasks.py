@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from seqrecipes.data.preprocessors import (
 )
 from seqrecipes.data.vocabulary import Vocabulary
 from seqrecipes.errors import UserError
+from seqrecipes.folders import CLONE
 
 
 @gin.configurable
@@ -264,10 +266,12 @@ def import_tasks(module: str, field: str) -> None:
       UserError: there is no such module, or it registers nothing.
     """
     before = set(seqio.TaskRegistry.names())
+    if str(CLONE) not in sys.path:
+        sys.path.append(str(CLONE))  # for `tasks`, from whatever folder a command is given
     try:
         imported = importlib.import_module(module)
     except (ImportError, ValueError, TypeError) as error:  # the last two of '' and of '.tasks'
-        raise UserError(field, module, f"{error}; run from the root of the clone") from error
+        raise UserError(field, module, f"{error}; name a module such as tasks.pretrain") from error
     # A module that was imported before adds nothing now.
     registers = {"register_tasks", "register_sets"} & vars(imported).keys()
     if not registers and set(seqio.TaskRegistry.names()) == before:

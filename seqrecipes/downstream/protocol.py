@@ -19,7 +19,7 @@ import gin
 from seqrecipes.downstream.jobs import Job
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import MINIMISED
-from seqrecipes.folders import SCORES_FILE
+from seqrecipes.folders import CLONE, SCORES_FILE, shipped
 
 RUNS, RATES = "runs", "rates"
 
@@ -54,8 +54,8 @@ class Protocol:
                 raise UserError(f"protocol.{field}", getattr(self, field), "names nothing")
         for task, names in self.tasks.items():
             file = _task_file(task)
-            if not pathlib.Path(file).is_file():
-                known = sorted(path.stem for path in pathlib.Path("gin/finetune").glob("*.gin"))
+            if not shipped(file).is_file():
+                known = sorted(path.stem for path in (CLONE / "gin/finetune").glob("*.gin"))
                 raise UserError("protocol.tasks", task, f"no {file}; there are {', '.join(known)}")
             if unknown := sorted(set(names) - self.models.keys()):
                 raise UserError("protocol.tasks", unknown, f"models are {', '.join(self.models)}")

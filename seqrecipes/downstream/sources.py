@@ -15,6 +15,7 @@ from seqrecipes.conversion.conversions import FREE
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import RANDOM, Finetuning
+from seqrecipes.folders import shipped
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from seqrecipes.training import checkpoints
@@ -85,7 +86,7 @@ def find(finetuning: Finetuning, imports: pathlib.Path) -> Source:
             finetuning.checkpoint,
             "name what to fine-tune: --gin.CHECKPOINT=\"'runs/roberta_12e/roberta_12e'\"",
         )
-    path = pathlib.Path(finetuning.checkpoint)
+    path = shipped(finetuning.checkpoint)
     if path.is_file():
         source = _of_file(finetuning)
     elif (path / "config.json").is_file():

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import pathlib
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from seqrecipes.errors import UserError
+from seqrecipes.folders import CLONE, shipped
 
 _CHOICES = {
     "attention": ("auto", "xla", "cudnn", "tpu"),
@@ -189,9 +189,9 @@ def load(
     Raises:
       UserError: the file does not exist, defines no such size, lacks a field or has an unknown one.
     """
-    file = pathlib.Path(path)
+    file = shipped(path)
     if not file.is_file():
-        known = ", ".join(sorted(str(p) for p in pathlib.Path("configs").glob("*.py")))
+        known = ", ".join(sorted(f"configs/{p.name}" for p in (CLONE / "configs").glob("*.py")))
         raise UserError("Stage.model", path, f"no such file; here are: {known or 'none'}")
     spec = importlib.util.spec_from_file_location(f"model_config_{file.stem}", file)
     assert spec is not None and spec.loader is not None

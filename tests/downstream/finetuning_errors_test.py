@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("data")
         ),
         ({"size": "mini"}, "Finetuning.size", "configs/"),
         ({"model_overrides": {"norm": "post"}}, "Finetuning.model_overrides", "dropout"),
-        ({"tasks": "tasks.upstream"}, "Finetuning.tasks", "root of the clone"),
+        ({"tasks": "tasks.upstream"}, "Finetuning.tasks", "name a module such as tasks.pretrain"),
         (
             {
                 "set": "scitldr",
