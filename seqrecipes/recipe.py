@@ -106,6 +106,8 @@ class Recipe:
         their validation splits; those to be generated only where the stage has a decoder.
       probe_every: steps between two such looks; there is one before the first step and one after
         the last.
+      predictions: validation examples of which every finished stage shows in the report what it
+        makes; 0 is none.
       export_hf: write every finished stage in Hugging Face's format too, into `hf/` of its folder.
     """
 
@@ -128,6 +130,7 @@ class Recipe:
     shared: Sequence[str] = ()
     probes: Sequence[Finetuning] = ()
     probe_every: int = 0
+    predictions: int = 0
     export_hf: bool = False
 
     def __post_init__(self) -> None:
@@ -137,7 +140,9 @@ class Recipe:
         if len(set(names)) < len(names):
             raise UserError("Recipe.stages", names, "every stage needs a name of its own")
         least = {"sequence_length": 8, "vocabulary_size": 16, "logits_tile": 1, "log_every": 1}
-        for field, minimum in (least | {"validate_every": 1, "validation_examples": 0}).items():
+        for field, minimum in (
+            least | {"validate_every": 1, "validation_examples": 0, "predictions": 0}
+        ).items():
             if getattr(self, field) < minimum:
                 raise UserError(
                     f"Recipe.{field}", getattr(self, field), f"must be at least {minimum}"

@@ -10,31 +10,45 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from seqrecipes import markdown
-from seqrecipes.downstream.results import AVERAGE
+from seqrecipes import curves, markdown
 from seqrecipes.errors import UserError, exit_status
+from seqrecipes.folders import PREDICTIONS_FILE
 
 TABLE_FILE = "report.md"
 PICTURE_FILE = "curves.png"
+# Below as many updates a run is a trial, and the report says so.
+_TRIAL = 5_000
 
 _SPENT = """steps: as often as they were done; repeated: of these, done again after an interruption
 TU: of the stage, as planned; of plan: FLOPs over those that the phase is to take
 chip-h: hours of training times devices; other: the same for compiling, saving and scoring
 use: FLOPs over what the devices could do while training"""
 
+_PREDICTED = """Predictions on validation text, the beginning of each. An encoder fills in what was
+masked or replaced, in brackets; a seq2seq model restores the noised text."""
+
 
 class StageRecord(NamedTuple):
-    """What a stage's folder says of it: `stage.json`, rows of `metrics.jsonl`, `ledger.json`."""
+    """What a stage's folder says of it: `stage.json`, rows of `metrics.jsonl`, `ledger.json` and
+    `predictions.json`.
+    """
 
     label: str
     folder: pathlib.Path
     facts: dict[str, Any]
     rows: list[dict[str, float]]
     ledger: dict[str, Any] | None
+    predictions: list[dict[str, str]]
+
+    @property
+    def steps(self) -> int:
+        """Updates of all phases."""
+        return int(self.facts["phases"][-1]["stop"])
 
     def curve(self, metric: str) -> tuple[list[float], list[float]]:
         """Steps, and the values of a metric at them."""
@@ -73,8 +87,42 @@ def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
                 facts = json.loads((folder / STAGE_FILE).read_text("utf-8"))
                 rows = read_metrics(folder / METRICS_FILE)
                 costs = ledger.read(folder / ledger.LEDGER_FILE)
-                records.append(StageRecord(label, folder, facts, rows, costs))
+                predictions = _predictions(folder / PREDICTIONS_FILE)
+                records.append(StageRecord(label, folder, facts, rows, costs, predictions))
     return records
+
+
+def _predictions(file: pathlib.Path) -> list[dict[str, str]]:
+    """Those of a stage's folder, see `seqrecipes.samples`; none if there is no such file."""
+    if not file.is_file():
+        return []
+    try:
+        return [{**each} for each in json.loads(file.read_text("utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise UserError("MODEL_DIR", str(file), f"cannot be read: {error}") from error
+
+
+def predicted(records: Sequence[StageRecord]) -> str:
+    """What the stages made of validation examples, stage by stage; empty if none did."""
+    lines = []
+    for record in records:
+        for number, sample in enumerate(record.predictions):
+            lines += [] if number else [record.label]
+            lines += [f"  {name:<8} {text}" for name, text in sample.items()]
+            lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def expected(records: Sequence[StageRecord]) -> str:
+    """What may be expected of trainings as short as these; empty if none is."""
+    short = sorted({record.steps for record in records if record.steps < _TRIAL})
+    if not short:
+        return ""
+    counts = " or ".join(f"{steps:,}" for steps in short)
+    return (
+        f"What to expect: in {counts} updates a model learns which tokens are frequent and little "
+        "more,\nso that it writes these everywhere; the paper's have 350,000 updates and more."
+    )
 
 
 def table(records: Sequence[StageRecord]) -> str:
@@ -105,7 +153,7 @@ def table(records: Sequence[StageRecord]) -> str:
                 record.label,
                 facts["objective"],
                 f"{facts['parameters']:,}",
-                f"{steps:,} of {facts['phases'][-1]['stop']:,}",
+                f"{steps:,} of {record.steps:,}",
                 f"{facts['tokens']:,}",
                 f"{facts['training_units']:.3g}",
                 last("validation/loss", 3),
@@ -161,87 +209,24 @@ def _share_of_plan(spent: dict[str, Any], facts: dict[str, Any]) -> str:
     return f"{spent['flops'] / describe.phase_flops(facts):.0%}"
 
 
-def draw(records: Sequence[StageRecord], path: pathlib.Path) -> None:
-    """Loss over updates, one panel for each objective, and what probes found; written to a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels: dict[str, list[StageRecord]] = {}  # losses of two objectives do not compare
-    for record in records:
-        panels.setdefault(record.facts["objective"], []).append(record)
-    probes = dict.fromkeys(name for record in records for name in record.probes())
-    count = len(panels) + len(probes)
-    figure, axes = pyplot.subplots(
-        1, count, figsize=(6.4 * count, 4.4), squeeze=False, layout="constrained"
-    )
-    for axis, probe in zip(axes[0, len(panels) :], probes, strict=True):
-        _draw_probe(axis, probe, records)
-    for axis, (title, members) in zip(axes[0], panels.items(), strict=False):
-        for number, record in enumerate(members):
-            color = f"C{number}"
-            steps, values = record.curve("train/loss")
-            axis.plot(steps, values, color=color, alpha=0.35, linewidth=1)
-            steps, values = record.curve("validation/loss")
-            axis.plot(steps, values, color=color, marker="o", markersize=3, label=record.label)
-            for phase in record.facts["phases"][1:]:
-                axis.axvline(phase["start"], color=color, linestyle=":", linewidth=1)
-        axis.axhline(
-            members[0].facts["unigram_entropy"],
-            color="gray",
-            linestyle="--",
-            linewidth=1,
-            label="unigram entropy of the validation text",
-        )
-        axis.set(title=title, xlabel="updates", ylabel="loss (nats per target token)")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.25)
-        axis.legend(
-            fontsize=8,
-            title="line: validation; pale: training; dotted: unfreezing",
-            title_fontsize=7,
-        )
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-
-
-def _draw_probe(axis: Any, probe: str, records: Sequence[StageRecord]) -> None:
-    """What one probe found in every stage: its averages if it has any, and each language pale."""
-    for number, record in enumerate(record for record in records if probe in record.probes()):
-        languages = record.probes()[probe]
-        for language in languages:
-            steps, values = record.curve(f"probes/{probe}/{language}")
-            named = language in (languages[0], AVERAGE)
-            axis.plot(
-                steps,
-                values,
-                color=f"C{number}",
-                linestyle="--" if language == AVERAGE else "-",
-                marker="o",
-                markersize=3,
-                alpha=1.0 if named else 0.25,
-                label=f"{record.label}, {language}" if named else None,
-            )
-    axis.set(title=f"probe: {probe}", xlabel="updates", ylabel="validation split")
-    axis.grid(alpha=0.25)
-    axis.legend(fontsize=8, title="pale: other languages", title_fontsize=7)
-
-
 def write(runs: Sequence[pathlib.Path], output: pathlib.Path) -> str:
     """Writes table and picture to `output`; returns the text for the terminal."""
     records = read(runs)
     text, costs = table(records), spent(records)
     if costs:
         text += f"\n\nSpent, all sessions together:\n\n{costs}"
+    if samples := predicted(records):
+        text += f"\n\n{_PREDICTED}\n\n```\n{samples}\n```"
+    if words := expected(records):
+        text += f"\n\n{words}"
     output.mkdir(parents=True, exist_ok=True)
     (output / TABLE_FILE).write_text(text + "\n", "utf-8")
-    draw(records, output / PICTURE_FILE)
+    curves.draw(records, output / PICTURE_FILE)
     folders = "\n".join(f"  {record.folder}/checkpoints" for record in records)
     return (
         f"\n{text}\n\nlosses in nats per target token; curves in {output / PICTURE_FILE}\n"
         f"checkpoints:\n{folders}\n"
-        f"next: tensorboard --logdir {runs[0]}"
+        f"next: python -m tensorboard.main --logdir {shlex.quote(str(runs[0]))}"
     )
 
 

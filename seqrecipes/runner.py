@@ -18,7 +18,7 @@ import gin
 import jax
 from jax.experimental import multihost_utils
 
-from seqrecipes import describe, identity
+from seqrecipes import describe, identity, samples
 from seqrecipes import resolve as resolving
 from seqrecipes.conversion import warm_start
 from seqrecipes.downstream import probing
@@ -31,6 +31,7 @@ from seqrecipes.training.loop import Probe, Training
 
 if TYPE_CHECKING:
     from seqrecipes.data.blocks import Blocks
+    from seqrecipes.data.stream import Stream
     from seqrecipes.data.tasks import PretrainingTask
 
 log = logging.getLogger(__name__)
@@ -220,6 +221,8 @@ class Run:
                     log.info("%s: finished already, skipped", stage.stage.name)
                 else:
                     self._train(stage, blocks[index])
+                if self.recipe.predictions and not stage.shared:
+                    self._predict(stage, blocks[index])
                 if self.recipe.export_hf and not stage.shared:
                     self._export(stage)
         return resolved
@@ -260,7 +263,7 @@ class Run:
 
     def _train(self, stage: ResolvedStage, blocks: Blocks) -> None:
         from seqrecipes.data.loader import Loader
-        from seqrecipes.data.stream import training_stream, validation_stream
+        from seqrecipes.data.stream import training_stream
 
         recipe, training = self.recipe, stage.training
         if stage.source and stage.source.stage:
@@ -275,12 +278,7 @@ class Run:
         objective = self.task(stage.stage).objective
         loader = Loader(
             training_stream(blocks, objective, alpha=recipe.smoothing, seed=training.seed),
-            validation_stream(
-                blocks,
-                objective,
-                seed=training.seed,
-                max_examples=recipe.validation_examples or None,
-            ),
+            self._validation(stage, blocks),
             training.batch_size,
             parts.local_rows(training.batch_size, self.mesh),
         )
@@ -331,6 +329,30 @@ class Run:
         vocabulary = Vocabulary(str(self.vocabulary_path))
         probes = probing.Probes(suited, config, vocabulary, training.partitioning, self.mesh)
         return Probe(self.recipe.probe_every, probes.look)
+
+    def _validation(self, stage: ResolvedStage, blocks: Blocks) -> Stream:
+        """What a stage is validated on."""
+        from seqrecipes.data.stream import validation_stream
+
+        return validation_stream(
+            blocks,
+            self.task(stage.stage).objective,
+            seed=stage.training.seed,
+            max_examples=self.recipe.validation_examples or None,
+        )
+
+    def _predict(self, stage: ResolvedStage, blocks: Blocks) -> None:
+        """Writes a few predictions of a finished stage, where that was not done before."""
+        from seqrecipes.data.vocabulary import Vocabulary
+
+        samples.write(
+            stage.folder,
+            stage.training,
+            self.mesh,
+            self._validation(stage, blocks),
+            Vocabulary(str(self.vocabulary_path)),
+            self.recipe.predictions,
+        )
 
     def _export(self, stage: ResolvedStage) -> None:
         """Writes a finished stage in Hugging Face's format, where that was not done before."""

@@ -42,6 +42,7 @@ MACROS = {
     "LOG_EVERY": 5,
     "VALIDATE_EVERY": 10,
     "Recipe.validation_examples": 16,
+    "PREDICTIONS": 0,
     "Stage.model_overrides": "{'hidden_size': 32, 'mlp_size': 64, 'encoder_layers': 2}",
     "seq2seq/Stage.model_overrides": "{'hidden_size': 32, 'mlp_size': 64, 'encoder_layers': 2,"
     " 'decoder_layers': 2, 'tie_head': False}",

@@ -100,6 +100,55 @@ def test_a_long_name_and_large_numbers_stay_narrow(tmp_path):
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_predictions_and_what_to_expect_are_said(capsys, tmp_path):
+    run = write_run(tmp_path / "run", "bart", session=None)
+    sample = {"read": "the <mask> sat", "written": "the the sat", "right": "the cat sat"}
+    (run / "bart" / "predictions.json").write_text(json.dumps([sample, sample]), "utf-8")
+    assert report.main([str(run)]) == 0
+    shown, written = capsys.readouterr().out, (run / "report.md").read_text("utf-8")
+    for text in (shown, written):
+        assert text.count("  read     the <mask> sat\n  written  the the sat\n  right    the") == 2
+        assert "in 800 updates a model learns which tokens are frequent" in text
+    stage = run / "bart" / "stage.json"
+    facts = json.loads(stage.read_text("utf-8"))
+    facts["phases"][-1]["stop"] = 8_000
+    stage.write_text(json.dumps(facts), "utf-8")
+    report.main([str(run)])
+    assert "What to expect" not in capsys.readouterr().out
+    (run / "bart" / "predictions.json").write_text("[3]", "utf-8")
+    assert report.main([str(run)]) == 2
+    assert "predictions.json" in capsys.readouterr().err
+
+
+def test_curves_have_an_entropy_each_and_an_axis_of_their_own(tmp_path, monkeypatch):
+    from matplotlib import axes
+
+    entropies: list[tuple[float, str]] = []
+    original = axes.Axes.axhline
+
+    def axhline(axis, y, **options):
+        entropies.append((y, options["label"]))
+        return original(axis, y, **options)
+
+    monkeypatch.setattr(axes.Axes, "axhline", axhline)
+    limits: list[tuple[float, float]] = []
+    monkeypatch.setattr(axes.Axes, "legend", lambda axis, **_: limits.append(axis.get_ylim()))
+    runs = [write_run(tmp_path / name, "bart", session=None) for name in ("one", "two")]
+    report.write(runs, tmp_path)
+    assert entropies == [(7.9, "unigram entropy of the validation text")]
+    stage = runs[1] / "bart" / "stage.json"
+    stage.write_text(stage.read_text("utf-8").replace("7.9", "6.5"), "utf-8")
+    entropies.clear()
+    report.write(runs, tmp_path)
+    assert entropies == [
+        (7.9, "unigram entropy of one/bart"),
+        (6.5, "unigram entropy of two/bart"),
+    ]
+    # From the losses, 2.0 and 2.1, to the entropies and little beyond.
+    assert limits[-1][0] == pytest.approx(2.0 - 0.08 * 5.9)
+    assert limits[-1][1] == pytest.approx(7.9 + 0.08 * 5.9)
+
+
 def test_a_run_from_before_there_was_a_ledger(capsys, tmp_path):
     old = write_run(tmp_path / "old", "bart", session=None)
     assert report.main([str(old)]) == 0

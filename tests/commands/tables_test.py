@@ -110,6 +110,22 @@ def test_a_picture_has_a_point_for_every_figure(monkeypatch, runs, tmp_path):
     assert sorted((x, y) for _, x, y, xerr in points if xerr is None) == [(60.0, 0), (80.0, 0)]
 
 
+def test_a_narrow_picture_holds_its_legend(monkeypatch, runs, tmp_path):
+    from matplotlib import figure
+
+    from seqrecipes.downstream import pictures, results
+
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *_, **__: drawn.append(self))
+    found = results.read(results.find([runs / "roberta_12e"]))
+    pictures.draw([each for each in found if each.task == "xnli"], tmp_path / "scores.png")
+    (picture,) = drawn
+    picture.canvas.draw()
+    box, (legend,) = picture.bbox, picture.legends
+    extent = legend.get_window_extent()
+    assert box.x0 <= extent.x0 and extent.x1 <= box.x1, "cut at a side"
+
+
 def test_what_can_be_wrong_is_one_line(capsys, runs, tmp_path):
     (tmp_path / "empty").mkdir()
     broken = write_scores(tmp_path / "broken", {"en": {"f1": 1.0}}) / "scores.json"
