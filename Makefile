@@ -16,11 +16,14 @@ LOCK_ARGS ?=
 # What tests/hf needs beside the lock. PyPI's torch brings CUDA; a `+cpu` version is far smaller where
 # an index with such wheels is at hand: make test-hf HF_PACKAGES='torch==2.13.0+cpu transformers==5.23.0'
 HF_PACKAGES ?= torch==2.13.0 transformers==5.23.0
+# transformers' own model tests run on our classes: they are in its source package, and need this.
+HF_TEST_PACKAGES := parameterized==0.9.0
 
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 HF_STAMP := $(VENV)/.installed-hf
+HF_SOURCE := $(VENV)/transformers-source
 SOURCES := $(wildcard setup.py seqrecipes configs tasks tests benchmarks)
 
 .DEFAULT_GOAL := help
@@ -69,10 +72,17 @@ test: $(STAMP) ## run the tests (PYTEST_ARGS adds arguments)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(BY_FILE) $(PYTEST_ARGS)
 
 test-hf: $(HF_STAMP) ## run the tests that compare with transformers (installs torch first)
-	SEQRECIPES_REQUIRE_HF=1 $(BIN)/python -m pytest tests/hf $(PYTEST_ARGS)
+	SEQRECIPES_REQUIRE_HF=1 SEQRECIPES_TRANSFORMERS_SOURCE=$(HF_SOURCE) \
+	  $(BIN)/python -m pytest tests/hf $(PYTEST_ARGS)
 
 $(HF_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock $(HF_PACKAGES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock \
+	  $(HF_PACKAGES) $(HF_TEST_PACKAGES)
+	rm -rf $(HF_SOURCE) && mkdir -p $(HF_SOURCE)
+	version=$$($(BIN)/python -c 'from importlib import metadata; print(metadata.version("transformers"))') && \
+	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+	  --no-build-isolation --dest $(HF_SOURCE) "transformers==$$version" && \
+	  tar -xzf $(HF_SOURCE)/transformers-*.tar.gz --strip-components=1 -C $(HF_SOURCE)
 	@touch $@
 
 lint: $(STAMP) ## check style, formatting and types

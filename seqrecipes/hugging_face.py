@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -212,7 +213,7 @@ def import_folder(
             models.build(theirs),
             imported.params,
             found.model,
-            trust=_is_ours(folder),
+            trust=_is_ours(folder, values["model_type"]),
         )
         files[PARITY_FILE] = _json(result.to_json())
         lines += str(result).splitlines()
@@ -311,10 +312,21 @@ def _parameters(ours: models.Model, pieces: int, headless: bool) -> int:
     return sum(leaf.size for path, leaf in leaves if path.startswith(parts))
 
 
-def _is_ours(folder: pathlib.Path) -> bool:
-    """Whether the folder's code, which transformers would run, is the file of this package."""
-    file = folder / config.MODELING_FILE
-    return file.is_file() and file.read_bytes() == config.modeling_file().read_bytes()
+def _is_ours(folder: pathlib.Path, model_type: str) -> bool:
+    """Whether all code that transformers would run for the folder is this package's."""
+    files = config.code_files(model_type)
+    ours = {code.stem for code in files}
+    for name in ("config.json", "tokenizer_config.json"):
+        file = folder / name
+        values = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        # 'module.Class' in values or lists, and 'repository--module.Class' for code elsewhere.
+        references = re.findall(r'"([^"]*)"', json.dumps(values.get("auto_map", [])))
+        if any("." in each and each.partition(".")[0] not in ours for each in references):
+            return False
+    return all(
+        (folder / code.name).is_file() and (folder / code.name).read_bytes() == code.read_bytes()
+        for code in files
+    )
 
 
 def _json(values: object) -> str:

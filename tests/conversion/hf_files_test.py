@@ -101,3 +101,50 @@ def test_a_folder_without_weights_is_no_checkpoint(tmp_path):
     (tmp_path / files.INDEX).write_text("[]")
     with pytest.raises(UserError, match="not an index of shards"):
         files.Weights(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../other/model.safetensors", "/etc/passwd", "..", "", "a/b.safetensors", "a\\b", 7]
+)
+def test_an_index_names_files_of_its_folder_alone(tmp_path, name):
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    for each in (folder, other):
+        each.mkdir()
+    write(other, tensors((3,)))
+    (folder / files.INDEX).write_text(json.dumps({"weight_map": {"layer.0.weight": name}}))
+    with pytest.raises(UserError, match="no file of the folder"):
+        files.Weights(folder)
+
+
+def test_links_lead_to_the_folder_or_to_the_blobs_of_a_cache(tmp_path):
+    other, folder = tmp_path / "other", tmp_path / "folder"
+    for each in (other, folder):
+        each.mkdir()
+    write(other, tensors((3,)))
+    (folder / "model.safetensors").symlink_to(other / "model.safetensors")
+    with pytest.raises(UserError, match=r"links to .*other/model\.safetensors, outside the folder"):
+        files.Weights(folder)
+    (folder / "model.safetensors").unlink()
+    (other / "model.safetensors").rename(folder / "weights")
+    (folder / "model.safetensors").symlink_to("weights")
+    assert files.Weights(folder).shapes == {"layer.0.weight": (3,)}
+    linked = tmp_path / "link to the folder"
+    linked.symlink_to(folder)
+    assert files.Weights(linked).shapes
+
+    snapshot, blobs = tmp_path / "cache" / "snapshots" / "1f3a", tmp_path / "cache" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    (folder / "weights").rename(blobs / "5d")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/5d")
+    assert files.Weights(snapshot).shapes == {"layer.0.weight": (3,)}
+
+
+def test_a_tensor_of_two_shards_is_refused(tmp_path):
+    write(tmp_path, tensors((30,), (30,)), shard_bytes=130)
+    first, second = sorted(tmp_path.glob("*.safetensors"))
+    safetensors.numpy.save_file(
+        safetensors.numpy.load_file(first) | safetensors.numpy.load_file(second), second
+    )
+    with pytest.raises(UserError, match=r"layer\.0\.weight is in another shard too"):
+        files.Weights(tmp_path)

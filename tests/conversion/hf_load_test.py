@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -199,6 +200,21 @@ def test_two_token_tables_are_refused(tmp_path, vocabulary):
 def test_a_bias_of_the_logits_is_refused(seq2seq):
     seq2seq.tensors["final_logits_bias"][0, 4] = 0.5
     assert seq2seq.problems() == ["final_logits_bias is not zero, but our models have no such bias"]
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.float8_e4m3fn, np.int8])
+def test_quantised_tensors_are_refused_by_name(encoder, kind):
+    name = "roberta_prelayernorm.encoder.layer.0.output.dense.weight"
+    encoder.tensors[name] = encoder.tensors[name].astype(kind)
+    (problem,) = encoder.problems()[:1]
+    assert f"other types than F64, F32, F16, BF16: {name} (" in problem
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_values_that_are_no_numbers_are_refused_by_name(encoder, value):
+    name = "roberta_prelayernorm.encoder.layer.1.output.dense.weight"
+    encoder.tensors[name][2, 3] = value
+    assert f"{name} holds 1 values that are no finite numbers" in encoder.problems()[0]
 
 
 def test_names_without_the_base_model_are_understood(seq2seq):

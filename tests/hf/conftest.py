@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -25,8 +27,22 @@ for name in ("torch", "transformers"):
             raise
         missing.append(f"{name} ({error})")
 collect_ignore_glob = ["*_test.py"] if missing else []
+# transformers' own tests are in its source package (`make test-hf` fetches it).
+SOURCE = "SEQRECIPES_TRANSFORMERS_SOURCE"
+if not missing and SOURCE not in os.environ:
+    if os.environ.get("SEQRECIPES_REQUIRE_HF") == "1":
+        raise pytest.UsageError(f"{SOURCE} has to name the unpacked source package of transformers")
+    missing.append(f"the source package of transformers ({SOURCE})")
+    collect_ignore_glob = ["library_model_test.py"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declares the marks of transformers' tests, which are strict here."""
+    for file in Path(os.environ.get(SOURCE, os.devnull)).glob("tests/**/*.py"):
+        for mark in set(re.findall(r"\bmark\.(\w+)", file.read_text("utf-8"))):
+            config.addinivalue_line("markers", f"{mark}: of transformers' tests")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if missing:
-        terminalreporter.write_line(f"tests/hf left out, not installed: {', '.join(missing)}")
+        terminalreporter.write_line(f"left out of tests/hf, not installed: {', '.join(missing)}")

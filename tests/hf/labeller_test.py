@@ -13,7 +13,7 @@ import transformers
 
 from seqrecipes import convert, tree
 from seqrecipes.conversion.hf import config as hf_config
-from seqrecipes.conversion.hf import labelling, load, parity
+from seqrecipes.conversion.hf import load, parity
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Facts
@@ -236,6 +236,71 @@ def test_saved_again_and_trained_on(kind, vocabulary, tmp_path):
     assert again(ids, labels=labels).loss < before
 
 
+def test_both_heads_are_trained_on_together(vocabulary, tmp_path):
+    case = make(tmp_path / "stage", vocabulary, "both")
+    assert run("--to=hf", case.stage, tmp_path / "out") == 0
+    theirs = opened("both", tmp_path / "out")
+    labels, words = torch.tensor([1, 2]), torch.where(IDS == harness.PAD, -100, IDS % 4)
+    losses = [theirs(IDS, **each).loss for each in ({"labels": labels}, {"word_labels": words})]
+    assert theirs(IDS, labels=labels, word_labels=words).loss == sum(losses)
+    assert theirs(IDS).loss is None
+
+
+@pytest.fixture(scope="module")
+def folder(vocabulary, tmp_path_factory) -> Path:
+    """An exported labeller of words."""
+    folder = tmp_path_factory.mktemp("words")
+    make(folder / "stage", vocabulary, "words")
+    assert run("--to=hf", folder / "stage", folder / "out") == 0
+    return folder / "out"
+
+
+IDS = torch.tensor([[0, 9, 8, 7, 2], [0, 6, 2, 1, 1]])
+
+
+@torch.no_grad()
+def test_with_more_rows_it_is_saved_and_opened_again(folder, tmp_path):
+    theirs = opened("words", folder)
+    rows = theirs.config.get_text_config().vocab_size
+    theirs.resize_token_embeddings(rows + 3)
+    theirs.save_pretrained(tmp_path)
+    again = opened("words", tmp_path)
+    assert again.get_input_embeddings().num_embeddings == rows + 3
+    assert torch.equal(again(IDS).logits, theirs(IDS).logits)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_attention_is_computed_as_asked(folder, implementation):
+    theirs = opened("words", folder, attn_implementation=implementation)
+    assert theirs.encoder.config._attn_implementation == implementation
+    torch.testing.assert_close(theirs(IDS).logits, opened("words", folder)(IDS).logits)
+    if implementation == "eager":
+        assert theirs(IDS, output_attentions=True).attentions[0].shape == (2, 4, 5, 5)
+
+
+@torch.no_grad()
+def test_the_encoder_saved_alone_opens_by_itself_and_under_new_heads(folder, tmp_path):
+    theirs = opened("words", folder)
+    theirs.base_model.save_pretrained(tmp_path)
+    alone = transformers.AutoModel.from_pretrained(tmp_path, add_pooling_layer=False)
+    new, info = type(theirs).from_pretrained(tmp_path, num_labels=7, output_loading_info=True)
+    assert info["missing_keys"] == {"heads.words.output.weight", "heads.words.output.bias"}
+    output = new.eval()(IDS, output_hidden_states=True)
+    assert output.logits.shape == (2, 5, 7)
+    mask = (IDS != harness.PAD).long()
+    torch.testing.assert_close(
+        alone(IDS, attention_mask=mask).last_hidden_state, output.hidden_states[-1]
+    )
+
+
+def test_other_labels_are_learned_in_place_of_these(folder):
+    with pytest.raises(RuntimeError, match="mismatch"):
+        opened("words", folder, num_labels=9)
+    theirs = opened("words", folder, num_labels=9, ignore_mismatched_sizes=True)
+    assert theirs(IDS).logits.shape == (2, 5, 9)
+
+
 def test_the_encoder_alone_is_one_of_theirs(vocabulary, tmp_path):
     case = make(tmp_path / "stage", vocabulary, "words")
     assert run("--to=hf", "--verify", "--headless", case.stage, tmp_path / "out") == 0
@@ -264,7 +329,9 @@ def test_it_does_not_come_back(vocabulary, tmp_path, capsys):
         load.load(tmp_path / "out", placement=on_one_device)
 
 
-def test_the_class_needs_no_other_file():
-    """It is copied beside the weights, alone."""
-    text = hf_config.modeling_file(labelling.FILE).read_text("utf-8")
-    assert "import seqrecipes" not in text and "from seqrecipes" not in text
+def test_the_classes_need_no_other_files():
+    """They are copied beside the weights, alone."""
+    for model_type in (hf_config.OWN, hf_config.LABELLER):
+        for file in hf_config.code_files(model_type):
+            text = file.read_text("utf-8")
+            assert "import seqrecipes" not in text and "from seqrecipes" not in text

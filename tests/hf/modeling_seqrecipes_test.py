@@ -165,7 +165,7 @@ def test_cross_attention_drops_source_tokens_in_training_alone(vocabulary, tmp_p
     x, memory = torch.randn(2, 5, 32), torch.randn(2, memories, 7, 32)
 
     def read() -> torch.Tensor:
-        return attend(x, *attend.keys_and_values(memory), None)
+        return attend(x, *attend.keys_and_values(memory), None)[0]
 
     assert torch.equal(read(), read())
     attend.train()
@@ -203,6 +203,67 @@ def test_saved_again_it_is_the_same_model(case, model, tmp_path):
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+@torch.no_grad()
+def test_attention_is_computed_as_asked(case, model, monkeypatch):
+    source, target = (torch.tensor(x).long() for x in harness.batch(case.config))
+    usual = model(source, decoder_input_ids=target).logits
+    monkeypatch.delattr(torch.nn.functional, "scaled_dot_product_attention")
+    with pytest.raises(AttributeError, match="scaled_dot_product_attention"):
+        model(source, decoder_input_ids=target)
+    model.set_attn_implementation("eager")
+    eager = model(source, decoder_input_ids=target).logits
+    torch.testing.assert_close(eager, usual, rtol=0, atol=2e-5)
+
+
+@torch.no_grad()
+def test_the_body_alone_is_saved_and_opened(case, model, tmp_path):
+    model.model.save_pretrained(tmp_path)
+    alone = transformers.AutoModel.from_pretrained(tmp_path, trust_remote_code=True)
+    source, target = (torch.tensor(x).long() for x in harness.batch(case.config))
+    states = alone(source, decoder_input_ids=target)[0]
+    torch.testing.assert_close(model.lm_head(states), model(source, None, target).logits)
+
+
+@torch.no_grad()
+def test_token_by_token_with_a_cache_is_all_at_once(case, model):
+    """With padding at the left of the target, which its mask has to hide."""
+    source, target = (torch.tensor(x).long() for x in harness.batch(case.config))
+    mask = torch.ones_like(target)
+    mask[1, :2] = 0
+    target[1, :2] = harness.PAD
+    whole = model(source, decoder_input_ids=target, decoder_attention_mask=mask).logits
+    other = target.clone()
+    other[1, :2] = 7
+    masked = model(source, decoder_input_ids=other, decoder_attention_mask=mask).logits
+    torch.testing.assert_close(masked[1, 2:], whole[1, 2:], rtol=0, atol=2e-5)
+    cache = None
+    for step in range(target.shape[1]):
+        output = model(
+            source,
+            decoder_input_ids=target[:, step : step + 1],
+            decoder_attention_mask=mask[:, : step + 1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache = output.past_key_values
+        torch.testing.assert_close(output.logits[0, 0], whole[0, step], rtol=0, atol=2e-5)
+        if step > 1:
+            torch.testing.assert_close(output.logits[1, 0], whole[1, step], rtol=0, atol=2e-5)
+
+
+def test_what_the_source_became_is_needed_whole(case, model):
+    source, target = (torch.tensor(x).long() for x in harness.batch(case.config))
+    encoded = model.get_encoder()(source, return_dict=False)
+    whole = model(source, decoder_input_ids=target).logits
+    again = model(
+        attention_mask=(source != harness.PAD), decoder_input_ids=target, encoder_outputs=encoded
+    )
+    assert torch.equal(again.logits, whole)
+    states = transformers.modeling_outputs.BaseModelOutput(last_hidden_state=encoded[0])
+    with pytest.raises(ValueError, match="encoder_outputs have no memory"):
+        model(decoder_input_ids=target, encoder_outputs=states)
+
+
 def test_its_vocabulary_grows_on_both_sides(case, model):
     rows = model.config.vocab_size
     model.resize_token_embeddings(rows + 3)
@@ -212,10 +273,10 @@ def test_its_vocabulary_grows_on_both_sides(case, model):
 
 
 def test_a_new_model_mixes_its_layers_evenly():
-    from seqrecipes.conversion.hf.config import modeling_file
+    from seqrecipes.conversion.hf.config import OWN, code_files
 
     module = transformers.dynamic_module_utils.get_class_from_dynamic_module(
-        "modeling_seqrecipes.SeqRecipesForConditionalGeneration", str(modeling_file().parent)
+        "modeling_seqrecipes.SeqRecipesForConditionalGeneration", str(code_files(OWN)[0].parent)
     )
     shape = {"vocab_size": 30, "d_model": 8, "ffn_dim": 8, "attention_heads": 2}
     depth = {"encoder_layers": 2, "decoder_layers": 3, "attention_fusion": "per_layer"}

@@ -183,7 +183,7 @@ def _use_labels(labels: labelling.Labels) -> str:
             "",
             "It gives `label_logits` and `word_logits`.",
         ]
-    lines[-1] += f" The class is in `{labelling.FILE}`, beside the weights."
+    lines[-1] += f" The class is in `{hf_config.LABELLING_FILE}`, beside the weights."
     if "words" in labels:
         lines.append(
             "A word's label is that of its first token, as "

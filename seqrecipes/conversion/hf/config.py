@@ -16,7 +16,10 @@ from seqrecipes.models import ModelConfig
 
 OWN = "seqrecipes"
 LABELLER = "seqrecipes-labeller"
+# Our own classes for transformers; copies go beside the weights that need them.
 MODELING_FILE = "modeling_seqrecipes.py"
+LABELLING_FILE = "labelling_seqrecipes.py"
+_CODE = {OWN: (MODELING_FILE, "layers_seqrecipes.py"), LABELLER: (LABELLING_FILE,)}
 
 
 # model_type: stem of its classes, norm.
@@ -33,9 +36,9 @@ _BART_EPSILON = 1e-5
 SPECIAL_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
 
 
-def modeling_file(name: str = MODELING_FILE) -> pathlib.Path:
-    """Our own classes for transformers; a copy goes beside the weights that need them."""
-    return pathlib.Path(__file__).with_name(name)
+def code_files(model_type: str) -> tuple[pathlib.Path, ...]:
+    """The files of our own that a model of this type needs beside its weights."""
+    return tuple(pathlib.Path(__file__).with_name(name) for name in _CODE.get(model_type, ()))
 
 
 def model_type(config: ModelConfig) -> str:
@@ -106,6 +109,7 @@ def to_hf(config: ModelConfig, *, headless: bool = False) -> dict[str, Any]:
             "architectures": ["SeqRecipesForConditionalGeneration"],
             "auto_map": {
                 "AutoConfig": f"{module}.SeqRecipesConfig",
+                "AutoModel": f"{module}.SeqRecipesModel",
                 "AutoModelForSeq2SeqLM": f"{module}.SeqRecipesForConditionalGeneration",
             },
             "attention_heads": config.num_heads,

@@ -63,7 +63,6 @@ def export(
         hf_config.to_hf(theirs, headless=headless),
         vocabulary=vocabulary,
         max_length=config.max_positions,
-        code=hf_config.modeling_file() if kind == hf_config.OWN else None,
         shard_bytes=shard_bytes,
     )
     if config.decoder_layers:
@@ -79,7 +78,6 @@ def write(
     *,
     vocabulary: bytes,
     max_length: int,
-    code: pathlib.Path | None,
     shard_bytes: int = files.SHARD_BYTES,
 ) -> None:
     """Writes weights, configuration and tokenizer.
@@ -88,10 +86,9 @@ def write(
       folder: exists and is empty.
       table: the tensors.
       read: gives the leaf of a path in float32; called once for each.
-      values: the contents of `config.json`.
+      values: the contents of `config.json`; code of our own that its class needs goes beside it.
       vocabulary: the SentencePiece model.
       max_length: the most tokens of a sequence.
-      code: a file of our own classes that goes beside the weights.
       shard_bytes: largest size of a file of weights.
     """
     files.write(
@@ -101,7 +98,7 @@ def write(
         shard_bytes=shard_bytes,
     )
     _write_json(folder / "config.json", values)
-    if code is not None:
+    for code in hf_config.code_files(values["model_type"]):
         shutil.copyfile(code, folder / code.name)
     write_tokenizer(vocabulary, folder, max_length=max_length)
 

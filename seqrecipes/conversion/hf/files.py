@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import pathlib
+import re
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -24,6 +25,7 @@ INDEX = "model.safetensors.index.json"
 _NAME = "model.safetensors"
 _SAFE = (_NAME, INDEX)
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+FLOATS = ("F64", "F32", "F16", "BF16")  # types of parameters, as safetensors calls them
 
 
 def write(
@@ -97,14 +99,15 @@ class Weights:
 
     Attributes:
       shapes: {name: shape}.
+      types: {name: type}, as safetensors calls it.
 
     Raises:
-      UserError: no such file, or one that is damaged or cut off.
+      UserError: no such file, one that is damaged or cut off, or one that lies elsewhere.
     """
 
     def __init__(self, folder: pathlib.Path):
         names = (*_SAFE, *_PICKLED)
-        found = next((folder / name for name in names if (folder / name).is_file()), None)
+        found = next((inside(folder, name) for name in names if (folder / name).is_file()), None)
         if found is None:
             raise UserError(
                 "CHECKPOINT",
@@ -112,30 +115,69 @@ class Weights:
                 f"holds none of {', '.join(names)}; name a folder of a model",
             )
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, str] = {}
         self._readers: dict[str, Callable[[str], np.ndarray]] = {}
         for file in _shards(found):
-            shapes, reader = (_open_safetensors if found.name in _SAFE else _open_pickled)(file)
-            self.shapes |= shapes
-            self._readers |= dict.fromkeys(shapes, reader)
+            opened = (_open_safetensors if found.name in _SAFE else _open_pickled)(file)
+            if twice := self.shapes.keys() & opened.shapes.keys():
+                raise UserError(
+                    "CHECKPOINT", str(file), f"{min(twice)} is in another shard too; fetch it again"
+                )
+            self.shapes |= opened.shapes
+            self.types |= opened.types
+            self._readers |= dict.fromkeys(opened.shapes, opened.read)
 
     def read(self, name: str) -> np.ndarray:
         """A tensor in float32."""
         return self._readers[name](name).astype(np.float32, copy=False)
 
 
+def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """A file of a folder.
+
+    A link may lead to another file of the folder, or where Hugging Face's cache keeps them: from
+    `snapshots/<revision>` to `blobs` beside it.
+
+    Raises:
+      UserError: the name is that of a file elsewhere, or a link leads elsewhere.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+        raise UserError(
+            "CHECKPOINT", str(folder), f"names {name!r}, which is no file of the folder"
+        )
+    home = folder.resolve()
+    places = [home]
+    if home.parent.name == "snapshots":
+        places.append(home.parent.parent / "blobs")
+    target = (folder / name).resolve()
+    if not any(target.is_relative_to(place) for place in places):
+        raise UserError(
+            "CHECKPOINT",
+            str(folder / name),
+            f"links to {target}, outside the folder; put the file itself there",
+        )
+    return folder / name
+
+
 def _shards(file: pathlib.Path) -> Sequence[pathlib.Path]:
     if not file.name.endswith(".index.json"):
         return [file]
     try:
-        names = sorted(set(json.loads(file.read_text("utf-8"))["weight_map"].values()))
+        names = json.loads(file.read_text("utf-8"))["weight_map"].values()
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError("CHECKPOINT", str(file), "not an index of shards") from error
-    if missing := [name for name in names if not (file.parent / name).is_file()]:
+    shards = sorted({inside(file.parent, name) for name in names})
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise UserError("CHECKPOINT", str(file), f"these shards are missing: {', '.join(missing)}")
-    return [file.parent / name for name in names]
+    return shards
 
 
-_Opened = tuple[dict[str, tuple[int, ...]], Callable[[str], np.ndarray]]
+class _Opened(NamedTuple):
+    """Shapes and types of a file's tensors, and what reads one of them."""
+
+    shapes: dict[str, tuple[int, ...]]
+    types: dict[str, str]
+    read: Callable[[str], np.ndarray]
 
 
 def _open_safetensors(path: pathlib.Path) -> _Opened:
@@ -145,8 +187,12 @@ def _open_safetensors(path: pathlib.Path) -> _Opened:
         raise UserError(
             "CHECKPOINT", str(path), f"damaged or cut off ({error}); fetch it again"
         ) from error
-    shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    return shapes, file.get_tensor
+    parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+    return _Opened(
+        {name: tuple(part.get_shape()) for name, part in parts.items()},
+        {name: part.get_dtype() for name, part in parts.items()},
+        file.get_tensor,
+    )
 
 
 def _open_pickled(path: pathlib.Path) -> _Opened:
@@ -172,7 +218,14 @@ def _open_pickled(path: pathlib.Path) -> _Opened:
             f"damaged, or more than plain tensors, which are all that is read ({reason})",
         ) from error
     tensors = {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)}
-    return (
+    types = {
+        torch.float64: "F64",
+        torch.float32: "F32",
+        torch.float16: "F16",
+        torch.bfloat16: "BF16",
+    }
+    return _Opened(
         {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        {name: types.get(tensor.dtype, str(tensor.dtype)) for name, tensor in tensors.items()},
         lambda name: tensors[name].float().numpy(),
     )

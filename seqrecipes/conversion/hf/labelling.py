@@ -17,7 +17,6 @@ from seqrecipes.conversion.hf import export
 from seqrecipes.conversion.hf.names import LEAVES, Layout, Tensor, layout
 from seqrecipes.models import Labeller
 
-FILE = "labelling_seqrecipes.py"
 Labels = Mapping[str, Sequence[str]]  # {head: labels in the order of the model's ids}
 
 
@@ -78,10 +77,9 @@ def export_labeller(
         folder,
         _layout(model, bare),
         read,
-        _values(model, labels, hf_config.to_hf(encoder, headless=True)),
+        values(model, labels, hf_config.to_hf(encoder, headless=True)),
         vocabulary=vocabulary,
         max_length=encoder.max_positions,
-        code=hf_config.modeling_file(FILE),
     )
 
 
@@ -96,10 +94,10 @@ def _layout(model: Labeller, encoder: Layout) -> Layout:
     return Layout("encoder", tuple(tensors))
 
 
-def _values(model: Labeller, labels: Labels, encoder: Mapping[str, Any]) -> dict[str, Any]:
+def values(model: Labeller, labels: Labels, encoder: Mapping[str, Any]) -> dict[str, Any]:
     """The contents of `config.json`."""
     auto, ours, _ = _of(labels)
-    module = FILE.removesuffix(".py")
+    module = hf_config.LABELLING_FILE.removesuffix(".py")
     values: dict[str, Any] = {
         "model_type": hf_config.LABELLER,
         "architectures": [ours],
@@ -113,11 +111,9 @@ def _values(model: Labeller, labels: Labels, encoder: Mapping[str, Any]) -> dict
             if name not in ("dtype", "architectures")
         },
         "heads": {
-            head.name: {
-                "reads": head.reads,
-                "hidden": list(head.hidden),
-                "labels": list(labels[head.name]),
-            }
+            head.name: {"reads": head.reads, "hidden": list(head.hidden)}
+            # Of one head alone they are in `id2label`, as everywhere in transformers.
+            | ({"labels": list(labels[head.name])} if len(labels) > 1 else {})
             for head in model.shapes
         },
     }

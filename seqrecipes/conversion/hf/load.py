@@ -19,7 +19,7 @@ import numpy as np
 
 from seqrecipes import models, tree
 from seqrecipes.conversion.hf import config as hf_config
-from seqrecipes.conversion.hf.files import Weights
+from seqrecipes.conversion.hf.files import FLOATS, Weights, inside
 from seqrecipes.conversion.hf.names import Tensor, layout
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
@@ -64,7 +64,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       UserError: there is no such folder, or no such file in it.
     """
-    file = folder / "config.json"
+    file = inside(folder, "config.json")
     if not file.is_file():
         what = "holds no config.json" if folder.is_dir() else "is no folder"
         raise UserError("CHECKPOINT", str(folder), f"{what}; name a folder of a model")
@@ -187,7 +187,20 @@ class _Source:
         return positions + types[0]
 
     def _read(self, key: str) -> np.ndarray:
-        return self._weights.read(self._names[key])
+        """A tensor.
+
+        Raises:
+          UserError: it holds values that are no finite numbers.
+        """
+        array = self._weights.read(self._names[key])
+        if not np.isfinite(array).all():
+            raise UserError(
+                "CHECKPOINT",
+                str(self._folder),
+                f"{self._names[key]} holds {np.sum(~np.isfinite(array)):,} values that are no "
+                "finite numbers; take a checkpoint from before they came up",
+            )
+        return array
 
     def _find_names(self) -> dict[str, str]:
         """{name as a model with a head has it: name in the files}, less what is left behind."""
@@ -209,6 +222,14 @@ class _Source:
         Raises:
           UserError: lists all that are not so.
         """
+        types = {name: self._weights.types[name] for name in self._names.values()}
+        if others := [f"{name} ({kind})" for name, kind in types.items() if kind not in FLOATS]:
+            raise UserError(
+                "CHECKPOINT",
+                str(self._folder),
+                f"tensors of other types than {', '.join(FLOATS)}: {', '.join(others)}; take a "
+                "checkpoint that is not quantised",
+            )
         shapes = {key: self._weights.shapes[name] for key, name in self._names.items()}
         wanted = {tensor.key: tensor.shape for tensor in tensors}
         problems = []

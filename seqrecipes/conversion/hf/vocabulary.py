@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from seqrecipes.conversion.hf import unigram
+from seqrecipes.conversion.hf.files import inside
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 
@@ -74,7 +75,7 @@ def read_vocabulary(folder: Path, *, sentinels: int = 0) -> Imported:
         _read_byte_level,
     )
     for name, read in zip(FILES, readers, strict=True):
-        path = folder / name
+        path = inside(folder, name)
         if path.is_file():
             try:
                 return read(path, sentinels)
@@ -269,7 +270,7 @@ def _added(config: Mapping[str, Any]) -> dict[str, int]:
 
 def _json(path: Path) -> dict[str, Any]:
     """A file's object; an empty one if there is no such file."""
-    if not path.is_file():
+    if not inside(path.parent, path.name).is_file():
         return {}
     try:
         value = json.loads(path.read_text("utf-8"))
