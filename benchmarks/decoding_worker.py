@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Job:
     source: int
     max_length: int
     repetitions: int
-    dtype: str
+    dtype: Literal["float32", "bfloat16"]
 
 
 def measure(job: Job) -> dict[str, object]:
@@ -71,10 +71,11 @@ def _ours(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
     import jax
     import jax.numpy as jnp
 
+    from seqrecipes.config.finetuning import Search
+    from seqrecipes.config.training import Partitioning
     from seqrecipes.conversion.hf import load
     from seqrecipes.models import build
-    from seqrecipes.models.decoding import Search, make_generate
-    from seqrecipes.training.partitioning import Partitioning
+    from seqrecipes.models.decoding import make_generate
 
     partitioning = Partitioning()
     mesh = partitioning.mesh(jax.devices()[:1])

@@ -13,13 +13,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import models
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.checkpoints import Checkpointing
 from seqrecipes.training.loop import Training
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import TrainState, enter_phase
 
 # The recipes' own (`Recipe.logits_tile`), which cannot be read without gin.

@@ -73,8 +73,8 @@ MEMORY = {
 
 def _training(case: Case) -> Any:
     from benchmarks import one_stage
+    from seqrecipes.config.training import Partitioning
     from seqrecipes.models import config
-    from seqrecipes.training.partitioning import Partitioning
 
     overrides = dict(case.overrides)
     vocabulary = overrides.pop("vocab_size")

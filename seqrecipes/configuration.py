@@ -16,6 +16,10 @@ from collections.abc import Iterator, Sequence
 
 import gin
 
+from seqrecipes.config import finetuning, recipe, vocabulary  # noqa: F401 -- gin
+from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
+from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
+from seqrecipes.downstream import protocol  # noqa: F401 -- gin
 from seqrecipes.errors import UserError
 from seqrecipes.folders import CLONE
 
@@ -52,7 +56,7 @@ def parse_flags(
 
 
 def load(files: Sequence[str], bindings: Sequence[str], search_paths: str = ".") -> None:
-    """Reads files and bindings into gin's configuration; configurables must be imported before.
+    """Reads files and bindings into gin's configuration.
 
     Raises:
       UserError: a missing file, a syntax error, an unknown name, or one that nothing reads.

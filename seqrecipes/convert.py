@@ -96,8 +96,8 @@ class _Options:
 
 def _run(flags: argparse.Namespace) -> str:
     from seqrecipes import hugging_face
+    from seqrecipes.config.training import Partitioning
     from seqrecipes.training import checkpoints
-    from seqrecipes.training.partitioning import Partitioning
 
     if flags.output.exists():
         raise UserError("OUT_DIR", str(flags.output), "exists already; name a new folder")

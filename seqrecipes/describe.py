@@ -10,11 +10,12 @@ import jax
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase, Recipe
 from seqrecipes.downstream import probing
-from seqrecipes.recipe import Recipe, training_units
+from seqrecipes.recipe import training_units
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints
-from seqrecipes.training.phases import Phase, Span
+from seqrecipes.training.phases import Span
 
 # What a stage's folder says of itself.
 STAGE_FILE = "stage.json"

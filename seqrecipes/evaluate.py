@@ -51,10 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> str:
     configuration.quiet_tensorflow()
-    from seqrecipes import recipe  # noqa: F401 -- gin
-    from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.data.tasks import import_tasks
-    from seqrecipes.downstream import places, runs, scoring  # noqa: F401 -- gin
+    from seqrecipes.downstream import places, scoring
     from seqrecipes.downstream.evaluation import FineTuned
     from seqrecipes.training import reporting
 

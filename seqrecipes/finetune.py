@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from seqrecipes import configuration
+from seqrecipes.config.finetuning import finetune
 from seqrecipes.errors import UserError, exit_status
 
 
@@ -29,17 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     configuration.quiet_tensorflow()
-    from seqrecipes import recipe  # noqa: F401 -- gin
-    from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
-    from seqrecipes.downstream import runs
-    from seqrecipes.training import interruption, reporting
-
-    reporting.log_to_terminal(0)
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name one, e.g. --gin_file=gin/finetune/udpos.gin")
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
     with configuration.required_values():
-        run = runs.Run()
+        wanted = finetune()
+    from seqrecipes.downstream import runs
+    from seqrecipes.training import interruption, reporting
+
+    reporting.log_to_terminal(0)
+    run = runs.Run(wanted.finetuning, wanted.model_dir)
     if flags.dry_run:
         print(run.describe())
         return 0

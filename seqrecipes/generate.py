@@ -126,14 +126,14 @@ def _writer(flags: argparse.Namespace) -> Writer:
     import dataclasses
 
     from seqrecipes import hugging_face, models
+    from seqrecipes.config.finetuning import Search
+    from seqrecipes.config.training import Partitioning
     from seqrecipes.conversion.hf import config as hf_config
     from seqrecipes.conversion.hf import load
     from seqrecipes.conversion.hf.vocabulary import read_vocabulary
     from seqrecipes.data import pieces
     from seqrecipes.downstream.writing import Writer
-    from seqrecipes.models.decoding import Search
     from seqrecipes.training import checkpoints
-    from seqrecipes.training.partitioning import Partitioning
 
     folder, partitioning = flags.checkpoint, Partitioning()
     theirs = (folder / "config.json").is_file()

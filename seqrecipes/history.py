@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from seqrecipes import recipe
+from seqrecipes.config.recipe import Phase
 from seqrecipes.conversion.hf import card
 from seqrecipes.finetuning import Facts
 from seqrecipes.folders import SCORES_FILE
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
-from seqrecipes.training.phases import Phase
 
 
 def tuned(facts: Facts, checkpoint: pathlib.Path) -> card.Tuned:

@@ -19,6 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from seqrecipes import history, models, tree
+from seqrecipes.config.finetuning import Search
+from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion import warm_start
 from seqrecipes.conversion.hf import card, config, labelling, load, parity
 from seqrecipes.conversion.hf.export import encoder_of, export
@@ -30,9 +32,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Facts
 from seqrecipes.folders import whole_folder
 from seqrecipes.models import ModelConfig
-from seqrecipes.models.decoding import Search
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Partitioning
 
 PARITY_FILE = "parity.json"
 _ALL_DEVICES = Partitioning()

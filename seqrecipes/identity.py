@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from seqrecipes.config.recipe import Recipe
 from seqrecipes.errors import UserError
-from seqrecipes.recipe import RECIPE_FILE, Recipe
+from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
 
 

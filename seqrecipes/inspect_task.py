@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrecipes import configuration, corpus_flags
+from seqrecipes.config.vocabulary import TRAIN_COMMAND
 from seqrecipes.errors import UserError, exit_status
 
 if TYPE_CHECKING:
@@ -115,7 +116,6 @@ def _collect(flags: argparse.Namespace, bindings: list[str]) -> Findings:
     corpus_flags.configure(flags, corpus, bindings, flags.vocabulary)
     from seqrecipes.data.blocks import find_prepared, wanted_records
     from seqrecipes.data.objectives.base import check_sentinels
-    from seqrecipes.data.pieces import TRAIN_COMMAND
     from seqrecipes.data.tasks import get_task
     from seqrecipes.inspection.excerpt import PreparedExcerpt, RawExcerpt, choose_languages
     from seqrecipes.inspection.findings import Settings, collect

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrecipes import configuration
+from seqrecipes.config.recipe import Pretraining, train
 from seqrecipes.errors import UserError, exit_status
 
 if TYPE_CHECKING:
@@ -54,6 +55,13 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     configuration.quiet_tensorflow()
     if not flags.recipes and not flags.gin_file:
         raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
+    files = [[file, *flags.gin_file] for file in flags.recipes] or [flags.gin_file]
+    names = [pathlib.Path(each[0]).stem for each in files]
+    if len(set(names)) < len(names):
+        raise UserError("FILE", names, "every recipe needs a name of its own")
+    # All before the heavy imports, and once more where a plan reads what gin holds.
+    for each in files:
+        _read(each, bindings, flags.gin_search_paths)
     from seqrecipes.planning import devices
 
     machine = _machine(flags)
@@ -67,11 +75,10 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     from seqrecipes.training import reporting
 
     reporting.log_to_terminal(0)
-    files = [[file, *flags.gin_file] for file in flags.recipes] or [flags.gin_file]
-    names = [pathlib.Path(each[0]).stem for each in files]
-    if len(set(names)) < len(names):
-        raise UserError("FILE", names, "every recipe needs a name of its own")
-    plans = [_plan(each, bindings, flags.gin_search_paths, present) for each in files]
+    plans = [
+        _plan(name, _read(each, bindings, flags.gin_search_paths), present)
+        for name, each in zip(names, files, strict=True)
+    ]
     content = document(plans, machine)
     words = text(content)
     print(words)
@@ -108,22 +115,23 @@ def _machine(flags: argparse.Namespace) -> Machine | None:
     )
 
 
-def _plan(
-    files: Sequence[str], bindings: Sequence[str], search_paths: str, present: Sequence[Device]
-) -> Plan:
-    """One recipe, read and resolved."""
+def _read(files: Sequence[str], bindings: Sequence[str], search_paths: str) -> Pretraining:
+    """One recipe, as its files say."""
     import gin
-
-    from seqrecipes import runner
-    from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
-    from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
-    from seqrecipes.planning.costs import Plan
 
     gin.clear_config()
     configuration.load(files, bindings, search_paths)
     with configuration.required_values():
-        run = runner.Run(devices=present)
-    return Plan(pathlib.Path(files[0]).stem, run.resolve(), run.mesh)
+        return train()
+
+
+def _plan(name: str, wanted: Pretraining, present: Sequence[Device]) -> Plan:
+    """One recipe, resolved."""
+    from seqrecipes import runner
+    from seqrecipes.planning.costs import Plan
+
+    run = runner.Run(wanted.recipe, wanted.model_dir, present)
+    return Plan(name, run.resolve(), run.mesh)
 
 
 if __name__ == "__main__":

@@ -41,26 +41,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     from seqrecipes import tables
     from seqrecipes.downstream import jobs
-    from seqrecipes.downstream.protocol import Protocol, described
+    from seqrecipes.downstream.protocol import described, protocol
 
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name one, e.g. --gin_file=gin/protocol.gin")
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
     with configuration.required_values():
-        protocol = Protocol()
+        wanted = protocol()
     where = jobs.places(flags.side_by_side, jobs.visible_gpus())
-    print("\n".join(described(protocol)))
+    print("\n".join(described(wanted)))
     if flags.dry_run:
         return 0
-    if jobs.run(protocol.trials(), where, title="learning rates"):
+    if jobs.run(wanted.trials(), where, title="learning rates"):
         return 1
-    rates = {task: protocol.rate(task) for task in protocol.tasks}
+    rates = {task: wanted.rate(task) for task in wanted.tasks}
     for task, rate in rates.items():
         if rate is not None:
             print(f"{task}: learning rate {rate:g}")
-    runs = protocol.runs(rates)
+    runs = wanted.runs(rates)
     failures = jobs.run(runs, where, title="runs")
-    finished = protocol.results
+    finished = wanted.results
     if any(job.done for job in runs):
         shown = [str(finished), "--output", str(finished.parent)]
         tables.main(shown + (["--paper"] if flags.paper else []))

@@ -16,12 +16,13 @@ import jax
 from jax.sharding import Mesh
 
 from seqrecipes import models, tree
+from seqrecipes.config.recipe import Recipe, Stage
 from seqrecipes.conversion import warm_start
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
-from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage, training_units
-from seqrecipes.training import checkpoints
+from seqrecipes.recipe import RECIPE_FILE, training_units
+from seqrecipes.training import checkpoints, optimizer
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
@@ -150,8 +151,8 @@ def resolve(
         for span in training.spans:
             count = training.micro_batches(span)
             parts.check_batch(stage.batch_size, count, mesh, field="Stage.batch_size")
-        stage.optimizer.schedule(stage.steps)
-        stage.optimizer.check_multipliers(tree.flatten(training.shapes))
+        optimizer.schedule(stage.optimizer, stage.steps)
+        optimizer.check_multipliers(stage.optimizer, tree.flatten(training.shapes))
         recipe.partitioning.parameter_shardings(training.shapes, mesh)
         resolved.append(
             ResolvedStage(

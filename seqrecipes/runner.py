@@ -20,10 +20,11 @@ from jax.experimental import multihost_utils
 
 from seqrecipes import describe, identity, samples
 from seqrecipes import resolve as resolving
+from seqrecipes.config.recipe import Recipe, Stage
 from seqrecipes.conversion import warm_start
 from seqrecipes.downstream import probing
 from seqrecipes.errors import UserError
-from seqrecipes.recipe import RECIPE_FILE, Recipe, Stage
+from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints, compilation, loop, reporting
 from seqrecipes.training import partitioning as parts
@@ -39,7 +40,6 @@ log = logging.getLogger(__name__)
 _LEAST_SENTINELS = 101  # as many as DeltaLM has, where an objective needs any
 
 
-@gin.configurable("train")
 class Run:
     """A recipe in its folder.
 
@@ -51,8 +51,8 @@ class Run:
 
     def __init__(
         self,
-        recipe: Recipe = gin.REQUIRED,
-        model_dir: str = gin.REQUIRED,
+        recipe: Recipe,
+        model_dir: str,
         devices: Sequence[jax.Device] | None = None,
     ):
         self.recipe = recipe

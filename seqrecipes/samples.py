@@ -17,9 +17,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.config.finetuning import Search
 from seqrecipes.folders import PREDICTIONS_FILE
 from seqrecipes.models import Seq2Seq
-from seqrecipes.models.decoding import Search, make_generate
+from seqrecipes.models.decoding import make_generate
 from seqrecipes.training import checkpoints
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training

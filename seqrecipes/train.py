@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from seqrecipes import configuration
+from seqrecipes.config.recipe import train
 from seqrecipes.errors import UserError, exit_status
 
 
@@ -33,6 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     configuration.quiet_tensorflow()
+    if not flags.gin_file:
+        raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
+    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
+    with configuration.required_values():
+        wanted = train()
+    if flags.stage:
+        wanted.recipe.index(flags.stage)
     import jax
 
     if flags.multiprocess or flags.coordinator_address:
@@ -40,16 +48,10 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
             flags.coordinator_address, flags.process_count, flags.process_index
         )
     from seqrecipes import report, runner
-    from seqrecipes.data.corpora import parallel_files, text_files, tfds_text  # noqa: F401 -- gin
-    from seqrecipes.data.labelled import local_files, tfds_sets  # noqa: F401 -- gin
     from seqrecipes.training import interruption, reporting
 
     reporting.log_to_terminal(jax.process_index())
-    if not flags.gin_file:
-        raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
-    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
-    with configuration.required_values():
-        run = runner.Run()
+    run = runner.Run(wanted.recipe, wanted.model_dir)
     if flags.dry_run:
         print(run.describe())
         return 0

@@ -10,13 +10,12 @@ import pytest
 
 from seqrecipes import describe, models, resolve
 from seqrecipes import identity as identities
+from seqrecipes.config.recipe import Phase, Recipe, Stage, WarmStart
+from seqrecipes.config.training import AdamW, Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import config as model_config
-from seqrecipes.recipe import Recipe, Stage, WarmStart, training_units
+from seqrecipes.recipe import training_units
 from seqrecipes.training import checkpoints
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from tests.models import tiny
 
 PAPER_BATCH = 2048 * 512

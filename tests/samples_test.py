@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from seqrecipes import samples
+from seqrecipes.config.finetuning import Search
+from seqrecipes.config.training import Partitioning
 from seqrecipes.data.objectives import OBJECTIVES
 from seqrecipes.data.stream import validation_stream
 from seqrecipes.models import EncoderOnly, build, init_params
-from seqrecipes.models.decoding import Search, make_generate
+from seqrecipes.models.decoding import make_generate
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Partitioning
 from tests.data.conftest import (  # noqa: F401 -- fixtures
     LENGTH,
     cache_dir,

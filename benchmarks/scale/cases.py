@@ -98,8 +98,8 @@ def training(case: Case, *, scan_layers: bool, whole: bool = False) -> Any:
         of a loop once, and random bits like arithmetic.
     """
     from benchmarks import one_stage
+    from seqrecipes.config.training import Partitioning
     from seqrecipes.models import config
-    from seqrecipes.training.partitioning import Partitioning
     from seqrecipes.training.phases import ENCODER
 
     seq2seq = case.kind == "seq2seq"

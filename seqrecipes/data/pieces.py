@@ -19,11 +19,11 @@ from typing import NamedTuple
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from seqrecipes.config.vocabulary import TRAIN_COMMAND
 from seqrecipes.data.objectives.base import Specials
 from seqrecipes.errors import UserError
 
 MODEL_NAME = "spm.model"
-TRAIN_COMMAND = "python -m seqrecipes.train_vocabulary --corpus=sample --size=2000 --output=DIR"
 FIRST_PIECES = ["<s>", "<pad>", "</s>", "<unk>"]
 
 

@@ -13,13 +13,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
-import gin
 import seqio
 import tensorflow as tf
 
+from seqrecipes.config.vocabulary import pretraining_vocabulary
 from seqrecipes.data.corpora.corpus import SPLITS, BadRecord, Corpus, Split, batches
 from seqrecipes.data.objectives.base import Objective
-from seqrecipes.data.pieces import TRAIN_COMMAND
 from seqrecipes.data.preprocessors import (
     DEFAULT_LENGTH,
     READ_BATCH,
@@ -32,18 +31,6 @@ from seqrecipes.data.preprocessors import (
 from seqrecipes.data.vocabulary import Vocabulary
 from seqrecipes.errors import UserError
 from seqrecipes.folders import CLONE
-
-
-@gin.configurable
-def pretraining_vocabulary(path: str | None = None) -> str:
-    """The path of the vocabulary of all pre-training tasks, bound in gin."""
-    if path is None:
-        raise UserError(
-            "pretraining_vocabulary.path",
-            path,
-            f"set it to the path of a spm.model; `{TRAIN_COMMAND}` trains one.",
-        )
-    return path
 
 
 class CorpusSource(seqio.DataSource):

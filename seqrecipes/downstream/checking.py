@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.errors import UserError
-from seqrecipes.finetuning import Finetuning
 from seqrecipes.models import ModelConfig
 
 if TYPE_CHECKING:

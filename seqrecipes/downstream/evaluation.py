@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from seqrecipes import hugging_face, models
+from seqrecipes.config.training import Partitioning
 from seqrecipes.downstream import preparing, scoring
 from seqrecipes.downstream.scoring import Scorer
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Facts
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from seqrecipes.data.labelled.records import LabelledSplit

@@ -18,16 +18,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import identity, tree
+from seqrecipes.config.finetuning import Finetuning
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import Checkpointing
 from seqrecipes.downstream import checking, places, scoring
 from seqrecipes.downstream.scoring import Scorer
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
-from seqrecipes.finetuning import OF_LOSS, Facts, Finetuning
-from seqrecipes.training import checkpoints, loop
+from seqrecipes.finetuning import OF_LOSS, Facts
+from seqrecipes.training import checkpoints, loop, optimizer
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.checkpoints import Checkpointing
 from seqrecipes.training.loop import Evaluation, LocalBatch, Training
-from seqrecipes.training.phases import Phase
 
 if TYPE_CHECKING:
     from seqrecipes.data.labelled.epochs import Epochs
@@ -269,8 +270,8 @@ def prepare(
         field="Finetuning.batch_size",
     )
     training = prepared.training(0)
-    finetuning.optimizer.schedule(training.steps)
-    finetuning.optimizer.check_multipliers(tree.flatten(training.shapes))
+    optimizer.schedule(finetuning.optimizer, training.steps)
+    optimizer.check_multipliers(finetuning.optimizer, tree.flatten(training.shapes))
     finetuning.partitioning.parameter_shardings(training.shapes, mesh)
     source.account(training.model)
     return prepared

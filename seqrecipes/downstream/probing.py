@@ -15,16 +15,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.config.finetuning import TRAINED, Finetuning
+from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion import warm_start
 from seqrecipes.downstream import checking, preparing, results
 from seqrecipes.downstream.preparing import Prepared
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
-from seqrecipes.finetuning import TRAINED, Finetuning
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training
-from seqrecipes.training.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from seqrecipes.data.labelled.records import LabelledSplit

@@ -12,19 +12,19 @@ import json
 import pathlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import gin
 
+from seqrecipes.config.check import Range, check_fields
+from seqrecipes.config.finetuning import MINIMISED
 from seqrecipes.downstream.jobs import Job
 from seqrecipes.errors import UserError
-from seqrecipes.finetuning import MINIMISED
 from seqrecipes.folders import CLONE, SCORES_FILE, shipped
 
 RUNS, RATES = "runs", "rates"
 
 
-@gin.configurable("protocol")
 @dataclasses.dataclass(frozen=True)
 class Protocol:
     """What is to be fine-tuned on what.
@@ -40,16 +40,17 @@ class Protocol:
       macros: {macro: value}, for all runs.
     """
 
-    model_dir: str = gin.REQUIRED
-    models: Mapping[str, str | Mapping[str, Any]] = gin.REQUIRED
-    tasks: Mapping[str, Sequence[str]] = gin.REQUIRED
-    seeds: Sequence[int] = (0, 1, 2)
-    learning_rates: Sequence[float] = ()
+    model_dir: str
+    models: Mapping[str, str | Mapping[str, Any]]
+    tasks: Mapping[str, Sequence[str]]
+    seeds: Sequence[Annotated[int, Range(0, below=2**32)]] = (0, 1, 2)
+    learning_rates: Sequence[Annotated[float, Range(above=0)]] = ()
     gin_files: Sequence[str] = ()
     macros: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for field in ("models", "tasks", "seeds"):
+        check_fields(self, "protocol")
+        for field in ("model_dir", "models", "tasks", "seeds"):
             if not getattr(self, field):
                 raise UserError(f"protocol.{field}", getattr(self, field), "names nothing")
         for task, names in self.tasks.items():
@@ -59,9 +60,6 @@ class Protocol:
                 raise UserError("protocol.tasks", task, f"no {file}; there are {', '.join(known)}")
             if unknown := sorted(set(names) - self.models.keys()):
                 raise UserError("protocol.tasks", unknown, f"models are {', '.join(self.models)}")
-        for rate in self.learning_rates:
-            if rate <= 0:
-                raise UserError("protocol.learning_rates", rate, "must be above 0")
 
     def trials(self) -> list[Job]:
         """Single runs to choose learning rates by: one model, one seed, the language trained on."""
@@ -153,3 +151,6 @@ def described(protocol: Protocol) -> Iterator[str]:
 
 def _task_file(task: str) -> str:
     return f"gin/finetune/{task}.gin"
+
+
+protocol = gin.external_configurable(Protocol, "protocol")

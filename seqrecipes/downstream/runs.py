@@ -16,12 +16,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 
-import gin
 import jax
 
+from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.downstream import preparing, results, scoring, sources
 from seqrecipes.downstream.preparing import Batches, Prepared
-from seqrecipes.finetuning import Finetuning
 from seqrecipes.folders import SCORES_FILE
 from seqrecipes.training import checkpoints, compilation, loop, reporting
 from seqrecipes.training.checkpoints import Checkpoints
@@ -30,7 +29,6 @@ from seqrecipes.training.loop import Training
 log = logging.getLogger(__name__)
 
 
-@gin.configurable("finetune")
 class Run:
     """A fine-tuning in its folder.
 
@@ -42,8 +40,8 @@ class Run:
 
     def __init__(
         self,
-        finetuning: Finetuning = gin.REQUIRED,
-        model_dir: str = gin.REQUIRED,
+        finetuning: Finetuning,
+        model_dir: str,
         devices: Sequence[jax.Device] | None = None,
     ):
         self.finetuning = finetuning

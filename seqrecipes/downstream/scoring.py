@@ -17,12 +17,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Facts
 from seqrecipes.models import ModelConfig, Seq2Seq
 from seqrecipes.models.decoding import make_generate
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.partitioning import Partitioning
 
 if TYPE_CHECKING:
     from seqrecipes.data.labelled.examples import Examples

@@ -10,11 +10,11 @@ import shutil
 from typing import Any
 
 from seqrecipes import hugging_face, models
+from seqrecipes.config.finetuning import RANDOM, Finetuning
 from seqrecipes.conversion import warm_start
 from seqrecipes.conversion.conversions import FREE
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
-from seqrecipes.finetuning import RANDOM, Finetuning
 from seqrecipes.folders import shipped
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config

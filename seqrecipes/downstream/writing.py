@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from seqrecipes.config.finetuning import Search
+from seqrecipes.config.training import Partitioning
 from seqrecipes.data import pieces
 from seqrecipes.data.labelled.alignment import align
 from seqrecipes.models import Model
-from seqrecipes.models.decoding import Search, make_generate
+from seqrecipes.models.decoding import make_generate
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.partitioning import Partitioning
 
 _NARROWEST = 32
 

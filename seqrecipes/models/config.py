@@ -11,27 +11,15 @@ import dataclasses
 import importlib.util
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from seqrecipes.config.check import Range, check_fields
 from seqrecipes.errors import UserError
 from seqrecipes.folders import CLONE, shipped
 
-_CHOICES = {
-    "attention": ("auto", "xla", "cudnn", "tpu"),
-    "attention_fusion": ("none", "shared", "per_layer", "decoder_states"),
-    "norm": ("pre", "post"),
-    "remat": ("none", "dots", "context", "full"),
-    "dtype": ("float32", "bfloat16", "float64"),
-}
-_COUNTS = (
-    "vocab_size",
-    "hidden_size",
-    "mlp_size",
-    "num_heads",
-    "encoder_layers",
-    "max_positions",
-)
-_RATES = ("dropout", "attention_dropout")
+Count = Annotated[int, Range(1)]
+Rate = Annotated[float, Range(0, below=1)]
+NotNegative = Annotated[float, Range(0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,40 +57,29 @@ class ModelConfig:
         all but those and attention ('context'), or each whole layer ('full').
     """
 
-    vocab_size: int
-    hidden_size: int
-    mlp_size: int
-    num_heads: int
-    encoder_layers: int
-    decoder_layers: int
-    max_positions: int
-    attention_fusion: str
-    norm: str
+    vocab_size: Count
+    hidden_size: Count
+    mlp_size: Count
+    num_heads: Count
+    encoder_layers: Count
+    decoder_layers: Annotated[int, Range(0)]
+    max_positions: Count
+    attention_fusion: Literal["none", "shared", "per_layer", "decoder_states"]
+    norm: Literal["pre", "post"]
     embedding_norm: bool
-    norm_epsilon: float
+    norm_epsilon: NotNegative
     tie_head: bool
-    dropout: float
-    attention_dropout: float
-    initializer_range: float
+    dropout: Rate
+    attention_dropout: Rate
+    initializer_range: NotNegative
     pad_id: int
-    attention: str
-    dtype: str
+    attention: Literal["auto", "xla", "cudnn", "tpu"]
+    dtype: Literal["float32", "bfloat16", "float64"]
     scan_layers: bool
-    remat: str
+    remat: Literal["none", "dots", "context", "full"]
 
     def __post_init__(self) -> None:
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise UserError(field, getattr(self, field), f"choose one of {', '.join(choices)}")
-        for field in _RATES:
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise UserError(field, getattr(self, field), "a dropout rate lies in [0, 1)")
-        for field in _COUNTS:
-            if getattr(self, field) < 1:
-                raise UserError(field, getattr(self, field), "must be at least 1")
-        for field in ("decoder_layers", "norm_epsilon", "initializer_range"):
-            if getattr(self, field) < 0:
-                raise UserError(field, getattr(self, field), "must not be negative")
+        check_fields(self, "")
         if not 0 <= self.pad_id < self.vocab_size:
             raise UserError("pad_id", self.pad_id, f"lies in [0, vocab_size = {self.vocab_size})")
         if self.attention_fusion != "none" and not self.decoder_layers:

@@ -8,15 +8,14 @@ Letters: B sources, N beams, C candidates, S source length, T tokens written at 
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from seqrecipes import tree
+from seqrecipes.config.finetuning import Search
 from seqrecipes.errors import UserError
 from seqrecipes.models import Model, Seq2Seq, cache
 
@@ -27,43 +26,6 @@ START = EOS = 2
 # Tokens that keys and values have room for at first. The room doubles when it is full, since a
 # token costs as much as there is room, and most texts end long before the longest.
 _ROOM = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """How texts are looked for; the words and their meaning are transformers'.
-
-    A hypothesis of n tokens, </s> among them, scores the sum of their log-probabilities over
-    n^length_penalty. At `max_length` all hypotheses end as they are.
-
-    Attributes:
-      beams: hypotheses of a source that are kept while they grow; 1 is greedy search.
-      max_length: the most tokens, with the start token before the text.
-      length_penalty: above 0 prefers longer texts, below 0 shorter ones.
-      early_stopping: when a source is done. True: when `beams` hypotheses have ended. False: when
-        the best of the growing ones, if it ended now, would not be better than the worst of these.
-        'never': when it could not be better at any length.
-      best: the best so many hypotheses are given.
-    """
-
-    beams: int = 1
-    max_length: int = 128
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    best: int = 1
-
-    def __post_init__(self) -> None:
-        for field, least in (("beams", 1), ("max_length", 2), ("best", 1)):
-            if getattr(self, field) < least:
-                raise UserError(
-                    f"Search.{field}", getattr(self, field), f"must be at least {least}"
-                )
-        if self.best > self.beams:
-            raise UserError("Search.best", self.best, f"there are no more than {self.beams} beams")
-        if not math.isfinite(self.length_penalty):
-            raise UserError("Search.length_penalty", self.length_penalty, "must be finite")
-        if self.early_stopping not in (True, False, "never"):
-            raise UserError("Search.early_stopping", self.early_stopping, "True, False or 'never'")
 
 
 class Generated(NamedTuple):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from seqrecipes.errors import UserError
+from seqrecipes.config.check import Range, check_fields
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.encoder import Encoder, TokenTable, real_lengths
@@ -36,18 +37,13 @@ class Head:
     """
 
     name: str
-    labels: int
-    hidden: Sequence[int] = (512,)
-    reads: str = "first"
+    labels: Annotated[int, Range(1)]
+    hidden: Sequence[Annotated[int, Range(1)]] = (512,)
+    reads: Literal["first", "words"] = "first"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))  # modules are hashed
-        if self.reads not in TARGETS:
-            raise UserError("Head.reads", self.reads, f"choose one of {', '.join(TARGETS)}")
-        if self.labels < 1:
-            raise UserError("Head.labels", self.labels, f"{self.name} needs at least one")
-        if min(self.hidden, default=1) < 1:
-            raise UserError("Head.hidden", list(self.hidden), "widths are 1 or more")
+        check_fields(self)
 
     @property
     def targets(self) -> str:

@@ -14,7 +14,7 @@ from seqrecipes import describe
 from seqrecipes.planning import costs
 from seqrecipes.planning.costs import Plan
 from seqrecipes.resolve import ResolvedStage
-from seqrecipes.training import memory
+from seqrecipes.training import memory, optimizer
 from seqrecipes.training.accelerators import Accelerator
 from seqrecipes.training.phases import Span
 
@@ -116,9 +116,9 @@ def _stage(
     machine: Machine | None,
     fitted: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    optimizer, steps = stage.stage.optimizer, stage.training.steps
-    schedule = optimizer.schedule(steps)
-    corners = (0, optimizer.warmup_steps, steps)
+    adamw, steps = stage.stage.optimizer, stage.training.steps
+    schedule = optimizer.schedule(adamw, steps)
+    corners = (0, adamw.warmup_steps, steps)
     phases = [
         phase
         | _amounts(phase["training_units"], describe.phase_flops(phase), machine)

@@ -9,7 +9,6 @@ checkpoint under a step's name.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import logging
 import operator
@@ -24,6 +23,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from seqrecipes import tree
+from seqrecipes.config.training import Checkpointing
 from seqrecipes.errors import UserError
 from seqrecipes.folders import whole_folder
 from seqrecipes.training.partitioning import Placement
@@ -33,33 +33,6 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 TEMPORARY = ".orbax-checkpoint-tmp"
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpointing:
-    """When to save and what to keep.
-
-    Attributes:
-      every: steps between checkpoints.
-      keep: number of latest checkpoints kept.
-      keep_every: checkpoints at multiples of this step are kept for good; 0 keeps none.
-      best: a metric of validation and 'max' or 'min'. There is a checkpoint of every validation
-        then, and the best one is kept beside the latest; of equally good ones the latest.
-    """
-
-    every: int = 5_000
-    keep: int = 2
-    keep_every: int = 0
-    best: tuple[str, str] | None = None
-
-    def __post_init__(self) -> None:
-        for field, least in (("every", 1), ("keep", 1), ("keep_every", 0)):
-            if getattr(self, field) < least:
-                raise UserError(
-                    f"Checkpointing.{field}", getattr(self, field), f"must be at least {least}"
-                )
-        if self.best is not None and (len(self.best) != 2 or self.best[1] not in ("max", "min")):
-            raise UserError("Checkpointing.best", self.best, "write a pair: ('f1', 'max')")
 
 
 class Checkpoints:

@@ -19,16 +19,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import PLAIN, AdamW, Checkpointing, Loss, Partitioning
 from seqrecipes.models import Labeller, Model, random_params
 from seqrecipes.training import accelerators, flops, reporting
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
+from seqrecipes.training.checkpoints import Checkpoints
 from seqrecipes.training.interruption import Interrupted, Watch
 from seqrecipes.training.ledger import LEDGER_FILE, Ledger, Price
-from seqrecipes.training.loss import PLAIN, Loss, Sums
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase, Span, span_of, spans
+from seqrecipes.training.loss import Sums
+from seqrecipes.training.phases import Span, span_of, spans
 from seqrecipes.training.progress import Progress
 from seqrecipes.training.step import (
     TrainState,

@@ -14,36 +14,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from seqrecipes.errors import UserError
+from seqrecipes.config.training import PLAIN, Loss
 from seqrecipes.models.products import wide, wide_product
 from seqrecipes.models.projection import Projection
 from seqrecipes.training import partitioning as parts
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-    """What is minimised: cross-entropy, with what is added to it.
-
-    Attributes:
-      label_smoothing: share of a target's probability that goes to all other ids alike (Szegedy et
-        al. 2016, section 7).
-      z_loss: factor on the squared logarithm of the softmax's denominator, which keeps logits from
-        drifting away together (Chowdhery et al. 2022, section 5; 1e-4 there).
-    """
-
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError("Loss.label_smoothing", self.label_smoothing, "lies in [0, 1)")
-        if self.z_loss < 0:
-            raise UserError("Loss.z_loss", self.z_loss, "must not be negative")
-
-
-PLAIN = Loss()
 
 
 class Sums(NamedTuple):

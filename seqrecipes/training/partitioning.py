@@ -7,8 +7,6 @@ their paths (`models/axes.py`), logical axes get mesh axes by `Partitioning.axis
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +17,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from seqrecipes import tree
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models.axes import PARAMETER_AXES
 
@@ -27,125 +26,93 @@ Placement = Callable[[tree.Tree], Mapping[str, jax.sharding.Sharding]]
 
 BATCH_AXES = ("data", "fsdp")
 
-AXIS_RULES: tuple[tuple[str, str | tuple[str, ...]], ...] = (
-    ("batch", BATCH_AXES),
-    ("vocab", "tensor"),
-    ("heads", "tensor"),
-    ("mlp", "tensor"),
-    ("embed", "fsdp"),
-)
 
+def mesh(partitioning: Partitioning, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The mesh over these devices, by default all of all processes.
 
-@dataclasses.dataclass(frozen=True)
-class Partitioning:
-    """A mesh and how the training state is laid out on it.
-
-    Attributes:
-      data: devices along the data axis; -1 takes all that the other axes leave.
-      fsdp: devices that share each parameter, its gradient and its moments.
-      tensor: devices that split heads, feed-forward and vocabulary.
-      zero1: spread the optimizer's moments over the data axis too (ZeRO stage 1, as Soltan et al.
-        2023, appendix E). A leaf without a dimension that the axis divides stays whole.
-      micro_batches: parts of a batch whose gradients are added up one after the other, in phases
-        that do not say otherwise.
-      axis_rules: (logical axis, mesh axis or axes) in order of precedence.
-      parameter_rules: (regular expression over parameter paths, logical axes), first match wins.
+    Raises:
+      UserError: the axes do not multiply to the number of devices.
     """
+    devices = jax.devices() if devices is None else devices
+    count, rest = len(devices), partitioning.fsdp * partitioning.tensor
+    data = count // rest if partitioning.data == -1 else partitioning.data
+    if data * rest != count:
+        raise UserError(
+            "Partitioning",
+            f"data={partitioning.data} fsdp={partitioning.fsdp} tensor={partitioning.tensor}",
+            f"the axes must multiply to the {count} devices",
+        )
+    return jax.make_mesh(
+        (data, partitioning.fsdp, partitioning.tensor),
+        ("data", "fsdp", "tensor"),
+        (AxisType.Auto,) * 3,
+        devices=devices,
+    )
 
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
-    zero1: bool = True
-    micro_batches: int = 1
-    axis_rules: tuple[tuple[str, Any], ...] = AXIS_RULES
-    parameter_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = PARAMETER_AXES
 
-    def __post_init__(self) -> None:
-        for field in ("fsdp", "tensor", "micro_batches"):
-            if getattr(self, field) < 1:
-                raise UserError(f"Partitioning.{field}", getattr(self, field), "must be at least 1")
-        if self.data < 1 and self.data != -1:
-            raise UserError(
-                "Partitioning.data", self.data, "must be at least 1, or -1 for the rest"
-            )
+def parameter_shardings(
+    partitioning: Partitioning, shapes: tree.Tree, mesh: Mesh
+) -> dict[str, NamedSharding]:
+    """{path: sharding} for a tree of arrays or shapes.
 
-    def mesh(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
-        """The mesh over these devices, by default all of all processes.
+    Raises:
+      UserError: a rule names another number of axes than the parameter has, or a mesh axis does
+        not divide its dimension.
+    """
+    leaves = tree.flatten(shapes)
+    rules = partitioning.parameter_rules or PARAMETER_AXES
+    axes = tree.first_match(rules, leaves, field="Partitioning.parameter_rules")
+    return {
+        path: NamedSharding(mesh, _spec(partitioning, path, leaf.shape, axes[path], mesh))
+        for path, leaf in leaves.items()
+    }
 
-        Raises:
-          UserError: the axes do not multiply to the number of devices.
-        """
-        devices = jax.devices() if devices is None else devices
-        count, rest = len(devices), self.fsdp * self.tensor
-        data = count // rest if self.data == -1 else self.data
-        if data * rest != count:
+
+def _spec(
+    partitioning: Partitioning,
+    path: str,
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    mesh: Mesh,
+) -> PartitionSpec:
+    if len(axes) != len(shape):
+        raise UserError(
+            "Partitioning.parameter_rules",
+            axes,
+            f"{path} has the shape {shape}, name each axis",
+        )
+    spec = nn.logical_to_mesh_axes(axes, partitioning.axis_rules) or PartitionSpec()
+    for name, size, entry in zip(axes, shape, spec, strict=True):
+        if size % (parts := _parts(entry, mesh)):
             raise UserError(
                 "Partitioning",
-                f"data={self.data} fsdp={self.fsdp} tensor={self.tensor}",
-                f"the axes must multiply to the {count} devices",
+                dict(mesh.shape),
+                f"{path} {shape}: axis '{name}' of size {size} cannot be split {parts} ways; "
+                f"choose a smaller {entry} axis, or another size",
             )
-        return jax.make_mesh(
-            (data, self.fsdp, self.tensor),
-            ("data", "fsdp", "tensor"),
-            (AxisType.Auto,) * 3,
-            devices=devices,
-        )
+    return spec
 
-    def parameter_shardings(self, shapes: tree.Tree, mesh: Mesh) -> dict[str, NamedSharding]:
-        """{path: sharding} for a tree of arrays or shapes.
 
-        Raises:
-          UserError: a rule names another number of axes than the parameter has, or a mesh axis does
-            not divide its dimension.
-        """
-        leaves = tree.flatten(shapes)
-        axes = tree.first_match(self.parameter_rules, leaves, field="Partitioning.parameter_rules")
-        return {
-            path: NamedSharding(mesh, self._spec(path, leaf.shape, axes[path], mesh))
-            for path, leaf in leaves.items()
-        }
+def moment_sharding(
+    partitioning: Partitioning, parameter: NamedSharding, shape: tuple[int, ...]
+) -> NamedSharding:
+    """Where a parameter's moments lie: as the parameter, and over `data` too with ZeRO-1."""
+    mesh = parameter.mesh
+    assert isinstance(mesh, Mesh)
+    entries = [*parameter.spec, *[None] * (len(shape) - len(parameter.spec))]
+    if partitioning.zero1 and mesh.shape["data"] > 1:
+        for i, (size, entry) in enumerate(zip(shape, entries, strict=True)):
+            if size % (_parts(entry, mesh) * mesh.shape["data"]) == 0:
+                entries[i] = (*_names(entry), "data")
+                break
+    return NamedSharding(mesh, PartitionSpec(*entries))
 
-    def placement(self, mesh: Mesh | None = None) -> Placement:
-        """`parameter_shardings` on a mesh, by default that over all devices."""
-        return functools.partial(self.parameter_shardings, mesh=mesh or self.mesh())
 
-    def _spec(
-        self, path: str, shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Mesh
-    ) -> PartitionSpec:
-        if len(axes) != len(shape):
-            raise UserError(
-                "Partitioning.parameter_rules",
-                axes,
-                f"{path} has the shape {shape}, name each axis",
-            )
-        spec = nn.logical_to_mesh_axes(axes, self.axis_rules) or PartitionSpec()
-        for name, size, entry in zip(axes, shape, spec, strict=True):
-            if size % (parts := _parts(entry, mesh)):
-                raise UserError(
-                    "Partitioning",
-                    dict(mesh.shape),
-                    f"{path} {shape}: axis '{name}' of size {size} cannot be split {parts} ways; "
-                    f"choose a smaller {entry} axis, or another size",
-                )
-        return spec
-
-    def moment_sharding(self, parameter: NamedSharding, shape: tuple[int, ...]) -> NamedSharding:
-        """Where a parameter's moments lie: as the parameter, and over `data` too with ZeRO-1."""
-        mesh = parameter.mesh
-        assert isinstance(mesh, Mesh)
-        entries = [*parameter.spec, *[None] * (len(shape) - len(parameter.spec))]
-        if self.zero1 and mesh.shape["data"] > 1:
-            for i, (size, entry) in enumerate(zip(shape, entries, strict=True)):
-                if size % (_parts(entry, mesh) * mesh.shape["data"]) == 0:
-                    entries[i] = (*_names(entry), "data")
-                    break
-        return NamedSharding(mesh, PartitionSpec(*entries))
-
-    @contextlib.contextmanager
-    def on(self, mesh: Mesh) -> Iterator[None]:
-        """Gives logical axis names inside models their meaning on this mesh."""
-        with jax.set_mesh(mesh), nn.logical_axis_rules(self.axis_rules):
-            yield
+@contextlib.contextmanager
+def on(partitioning: Partitioning, mesh: Mesh) -> Iterator[None]:
+    """Gives logical axis names inside models their meaning on this mesh."""
+    with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.axis_rules):
+        yield
 
 
 def check_batch(batch_size: int, micro_batches: int, mesh: Mesh, *, field: str) -> None:

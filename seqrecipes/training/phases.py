@@ -12,52 +12,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import LAYERS, Phase
 from seqrecipes.errors import UserError
 from seqrecipes.training import slices
 
 # All that an encoder's states are computed from.
 ENCODER = ("encoder", "token_embedding")
-# Its layers, stacked, and what the lowest of them is computed from.
-LAYERS = "encoder/stack/layers"
+# What the lowest of its layers is computed from.
 BELOW = ("token_embedding", "encoder/embedding")
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A span of steps with one set of frozen parameters.
-
-    Attributes:
-      steps: number of updates.
-      freeze: regular expressions over parameter paths, e.g. ('encoder', 'token_embedding').
-      frozen_dropout: dropout inside what is frozen stays on, as in our reading of Soltan et al.
-        2023, section 2.1.5; False computes a wholly frozen encoder as at inference.
-      frozen_encoder_layers: so many of the encoder's lowest layers are frozen beside what `freeze`
-        names, which must name what lies below them: ('token_embedding', 'encoder/embedding').
-        Phases of fewer and fewer are gradual unfreezing (Howard and Ruder 2018, section 3.3).
-      micro_batches: parts of a batch in this phase; 0 takes `Partitioning.micro_batches`. Frozen
-        layers keep no activations, so that fewer and larger parts may fit.
-    """
-
-    steps: int
-    freeze: Sequence[str] = ()
-    frozen_dropout: bool = True
-    frozen_encoder_layers: int = 0
-    micro_batches: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError("Phase.steps", self.steps, "must be at least 1")
-        if isinstance(self.freeze, str):
-            raise UserError("Phase.freeze", self.freeze, "write a list: ['encoder']")
-        for field in ("frozen_encoder_layers", "micro_batches"):
-            if getattr(self, field) < 0:
-                raise UserError(f"Phase.{field}", getattr(self, field), "must be at least 0")
-
-    @property
-    def frozen(self) -> list[str]:
-        """What is frozen, for a person."""
-        count = self.frozen_encoder_layers
-        return [*self.freeze, *([f"{LAYERS}[0:{count}]"] if count else [])]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,12 +17,13 @@ from flax import struct
 from jax.sharding import Mesh, NamedSharding
 
 from seqrecipes import tree
+from seqrecipes.config.training import PLAIN, AdamW, Loss, Partitioning
 from seqrecipes.models import Model
+from seqrecipes.training import optimizer as optimizers
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training import slices
-from seqrecipes.training.loss import PLAIN, Loss, Sums, cross_entropy
-from seqrecipes.training.optimizer import AdamW, State
-from seqrecipes.training.partitioning import Partitioning
+from seqrecipes.training.loss import Sums, cross_entropy
+from seqrecipes.training.optimizer import State
 from seqrecipes.training.phases import Span
 
 Array = jax.Array
@@ -79,7 +80,7 @@ def enter_phase(state: TrainState, span: Span, adamw: AdamW) -> TrainState:
     Entering the phase that the state is in already changes nothing.
     """
     trainable, _ = split_params(state.params, span)
-    return state.replace(optimizer=adamw.init(trainable, span.cohorts, state.optimizer))
+    return state.replace(optimizer=optimizers.init(adamw, trainable, span.cohorts, state.optimizer))
 
 
 def loss_sums(
@@ -153,8 +154,9 @@ def make_train_step(
     Raises:
       UserError: the warm-up is too long, or a multiplier's expression matches no parameter.
     """
-    schedule = adamw.schedule(total_steps)
-    adamw.check_multipliers({slices.path_of(name) for name in span.cohorts.keys() | span.frozen})
+    schedule = optimizers.schedule(adamw, total_steps)
+    paths = {slices.path_of(name) for name in span.cohorts.keys() | span.frozen}
+    optimizers.check_multipliers(adamw, paths)
 
     def split(x: Array) -> Array:
         # Row r goes to part r % m: each device keeps its rows.
@@ -194,7 +196,8 @@ def make_train_step(
 
         tokens = jnp.maximum(sums.tokens, 1)
         learning_rate = schedule(state.step + 1)
-        params, optimizer, norm = adamw.update(
+        params, optimizer, norm = optimizers.update(
+            adamw,
             {name: g / tokens for name, g in gradients.items()},
             state.optimizer,
             trainable,

@@ -114,7 +114,7 @@ def test_the_recipes_are_the_rows_of_table_1(capsys, monkeypatch, tmp_path, reci
         ({"AdamW.multipliers": "[('encodr', 0.1)]"}, "matches no parameter"),
         ({"mlm/Phase.frozen_dropout": "False"}, "needs the whole encoder frozen"),
         ({"mlm/Phase.frozen_encoder_layers": 2}, "the encoder has 2 layers"),
-        ({"Stage.loss": "@Loss()", "Loss.label_smoothing": 1.5}, "lies in [0, 1)"),
+        ({"Stage.loss": "@Loss()", "Loss.label_smoothing": 1.5}, "must lie in [0, 1)"),
         ({"frozen/Phase.freeze": "'encoder'"}, "write a list"),
         ({"frozen/Phase.freeze": "['.*']"}, "leaves nothing to train"),
         ({"frozen/Phase.freeze": "['enc(']"}, "not a regular expression"),

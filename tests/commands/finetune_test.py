@@ -16,10 +16,10 @@ import gin
 import pytest
 
 from seqrecipes import configuration, evaluate, finetune
+from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.data.tasks import import_tasks
 from seqrecipes.downstream.protocol import Protocol
 from seqrecipes.errors import UserError
-from seqrecipes.finetuning import Finetuning
 from seqrecipes.training import checkpoints
 from tests.commands.harness import ROOT
 from tests.downstream import tiny_runs

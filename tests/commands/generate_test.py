@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from seqrecipes import generate, tree
+from seqrecipes.config.finetuning import Search
 from seqrecipes.conversion.hf.export import export
 from seqrecipes.data import pieces
 from seqrecipes.downstream import writing
 from seqrecipes.models import ModelConfig, build
-from seqrecipes.models.decoding import Search, make_generate
+from seqrecipes.models.decoding import make_generate
 from seqrecipes.training import checkpoints
 from tests.commands.harness import ROOT
 from tests.models import tiny

@@ -6,6 +6,7 @@ import gin
 import pytest
 
 from seqrecipes import prepare, runner, train
+from seqrecipes.config.recipe import train as configured
 from seqrecipes.data.blocks import Blocks
 from seqrecipes.data.corpora.sample import SampleCorpus
 from seqrecipes.data.preparation import Preparation, prepare_blocks
@@ -107,7 +108,8 @@ def test_training_reads_what_was_prepared(run, tmp_path, vocabulary, text):
         BATCH_SIZE=16,
     )
     assert train.main([*flags, "--dry_run"]) == 0
-    recipe = runner.Run()
+    wanted = configured()
+    recipe = runner.Run(wanted.recipe, wanted.model_dir)
     (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
     for stage in recipe.recipe.stages:
         assert recipe.blocks(stage).folder == folder

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion import warm_start
 from seqrecipes.models import ModelConfig, build
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Partitioning
 from tests.models import tiny
 
 OLD = [f"piece {i}" for i in range(24)]

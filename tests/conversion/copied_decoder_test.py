@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from seqrecipes import models, tree
+from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion import warm_start
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig, build
-from seqrecipes.training.partitioning import Partitioning
 from tests.models import oracle, tiny
 
 NAME = "encoder_to_seq2seq_copied"

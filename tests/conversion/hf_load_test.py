@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 
 from seqrecipes import models, tree
+from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion.hf import config as hf_config
 from seqrecipes.conversion.hf import load
 from seqrecipes.conversion.hf.export import export
@@ -20,7 +21,6 @@ from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
-from seqrecipes.training.partitioning import Partitioning
 from tests.conversion.harness import on_one_device
 
 NAMES = ("roberta_12e", "bart_12e12d", "bart_12e2d", "bart_12e1d")

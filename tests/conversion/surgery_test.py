@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
+from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion import surgery
 from seqrecipes.errors import UserError
-from seqrecipes.training.partitioning import Partitioning
 
 PIECES = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12)
 

@@ -10,12 +10,12 @@ from typing import Any
 import gin
 import pytest
 
+from seqrecipes.config.training import AdamW
 from seqrecipes.downstream import scoring
 from seqrecipes.downstream.evaluation import FineTuned
 from seqrecipes.downstream.runs import Run
 from seqrecipes.errors import UserError
 from seqrecipes.training import loop
-from seqrecipes.training.optimizer import AdamW
 from tests.downstream import tiny_runs
 
 pytestmark = pytest.mark.usefixtures("data")

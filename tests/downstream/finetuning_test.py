@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from seqrecipes import hugging_face
+from seqrecipes.config.training import AdamW
 from seqrecipes.data.labelled import examples
 from seqrecipes.downstream import runs, scoring, sources
 from seqrecipes.downstream.evaluation import FineTuned
 from seqrecipes.downstream.runs import Run
 from seqrecipes.finetuning import Facts
 from seqrecipes.training import checkpoints, loop, reporting
-from seqrecipes.training.optimizer import AdamW
 from tests.commands.harness import final_params
 from tests.downstream import tiny_runs
 

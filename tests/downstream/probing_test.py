@@ -12,15 +12,13 @@ import numpy as np
 import pytest
 
 from seqrecipes import configuration
+from seqrecipes.config.recipe import Phase, Recipe, Stage, WarmStart
+from seqrecipes.config.recipe import train as configured
+from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
 from seqrecipes.downstream import runs
 from seqrecipes.errors import UserError
-from seqrecipes.recipe import Recipe, Stage, WarmStart
 from seqrecipes.runner import Run
 from seqrecipes.training import checkpoints, reporting
-from seqrecipes.training.checkpoints import Checkpointing
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from tests.commands.harness import final_params
 from tests.downstream import tiny_runs
 
@@ -183,7 +181,8 @@ def test_the_file_adds_a_probe_to_any_recipe(folder: pathlib.Path, tmp_path: pat
             "PROBE_EVERY = 50",
         ],
     )
-    run = Run()
+    wanted = configured()
+    run = Run(wanted.recipe, wanted.model_dir)
     assert run.describe().count("probes every 50 steps: udpos\n") == 2
     (probe,) = run.recipe.probes
     assert (probe.optimizer.peak, probe.optimizer.warmup_steps) == (1e-4, 30)

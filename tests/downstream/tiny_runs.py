@@ -10,11 +10,10 @@ import jax
 import numpy as np
 
 from seqrecipes import models
+from seqrecipes.config.finetuning import Finetuning, Search
+from seqrecipes.config.training import AdamW
 from seqrecipes.data import pieces
-from seqrecipes.finetuning import Finetuning
-from seqrecipes.models.decoding import Search
 from seqrecipes.training import checkpoints
-from seqrecipes.training.optimizer import AdamW
 from tests.models import tiny
 
 # A word's tag is in the word, so that every language can be tagged by what English teaches.

@@ -12,10 +12,11 @@ import torch
 import transformers
 
 from seqrecipes import tree
+from seqrecipes.config.finetuning import Search
 from seqrecipes.conversion.hf.export import export
 from seqrecipes.data import pieces
 from seqrecipes.models import ModelConfig, build
-from seqrecipes.models.decoding import EOS, START, Search, make_generate
+from seqrecipes.models.decoding import EOS, START, make_generate
 from tests.hf import harness
 
 KINDS: dict[str, dict[str, Any]] = {

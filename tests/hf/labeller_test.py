@@ -12,13 +12,13 @@ import torch
 import transformers
 
 from seqrecipes import convert, tree
+from seqrecipes.config.finetuning import Search
 from seqrecipes.conversion.hf import config as hf_config
 from seqrecipes.conversion.hf import load, parity
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Facts
 from seqrecipes.models import Labeller, ModelConfig
-from seqrecipes.models.decoding import Search
 from seqrecipes.training import checkpoints
 from tests.conversion.harness import on_one_device
 from tests.hf import harness

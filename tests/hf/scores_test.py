@@ -16,10 +16,10 @@ import pytest
 
 from benchmarks import independent_scores
 from seqrecipes import convert
+from seqrecipes.config.finetuning import Search
+from seqrecipes.config.training import AdamW
 from seqrecipes.data.labelled.local_files import LabelledFiles
 from seqrecipes.downstream.runs import Run
-from seqrecipes.models.decoding import Search
-from seqrecipes.training.optimizer import AdamW
 from tests.downstream import tiny_runs
 
 # Wide margins, in logits; float32 sums in another order differ by less than 1e-4.

@@ -12,9 +12,9 @@ import jax.extend
 import jax.numpy as jnp
 import pytest
 
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import attention, build, parameter_shapes
-from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.step import loss_sums
 from tests.models import tiny
 

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models.attention import attend
 from seqrecipes.models.encoder import real_lengths
 from seqrecipes.models.layers import Dropout
-from seqrecipes.training.partitioning import Partitioning
 from tests.models import tiny
 
 HEADS, SIZE = 2, 16

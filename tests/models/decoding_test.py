@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.finetuning import Search
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig, build
-from seqrecipes.models.decoding import Generated, Search, make_generate
+from seqrecipes.models.decoding import Generated, make_generate
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.partitioning import Partitioning
 from tests.models import search_oracle as oracle
 from tests.models import tiny
 

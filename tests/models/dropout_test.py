@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from seqrecipes.config.training import Partitioning
 from seqrecipes.models import dropout
 from seqrecipes.models.dropout import Dropout
-from seqrecipes.training.partitioning import Partitioning
 
 
 def pcg3d(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Partitioning
 from seqrecipes.models import Seq2Seq, build
 from seqrecipes.models.attention_fusion import fuse_layers, layer_weights
 from seqrecipes.models.axes import PARAMETER_AXES
 from seqrecipes.models.encoder import real_lengths
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from tests.models import oracle, tiny
 from tests.training import harness
 

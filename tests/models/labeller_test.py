@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 
 from seqrecipes import models, tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Loss, Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import Head, Labeller
-from seqrecipes.training.loss import Loss
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import loss_sums, make_eval_step
 from tests.models import labels, oracle, tiny
 from tests.training import harness
@@ -249,7 +247,7 @@ def test_it_memorises_a_batch() -> None:
     [
         ({"labels": 0}, "Head.labels"),
         ({"reads": "last"}, "Head.reads"),
-        ({"hidden": (4, 0)}, "Head.hidden"),
+        ({"hidden": (4, 0)}, "Head.hidden[1]"),
     ],
 )
 def test_heads_that_cannot_be_are_refused(fields: dict[str, Any], field: str) -> None:

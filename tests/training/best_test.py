@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.training import checkpoints, loop, reporting
-from seqrecipes.training.checkpoints import Checkpointing, Checkpoints
+from seqrecipes.training.checkpoints import Checkpoints
 from seqrecipes.training.interruption import Interrupted
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from tests.models import labels
 
 MODEL = labels.labeller(dropout=0.1)

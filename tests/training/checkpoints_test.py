@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.training import checkpoints
-from seqrecipes.training.partitioning import Partitioning
 from seqrecipes.training.step import TrainState
 
 Usage = namedtuple("Usage", "total used free")

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.training import Partitioning
 from seqrecipes.training import programs
-from seqrecipes.training.partitioning import Partitioning
 from tests.training import stages
 from tests.training.stages import FROZEN, MLM, ROWS, SEQ2SEQ, UNFROZEN, VOCABULARY
 

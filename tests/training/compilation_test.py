@@ -20,7 +20,7 @@ START = """
 import collections, json, pathlib, sys
 import jax
 from seqrecipes.training import checkpoints, compilation
-from seqrecipes.training.phases import Phase
+from seqrecipes.config.recipe import Phase
 from tests.training import loop_test
 folder = pathlib.Path(sys.argv[1])
 events = collections.Counter()

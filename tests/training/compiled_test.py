@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.training import optimizer, programs
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training import programs
 from seqrecipes.training.step import TrainState, enter_phase, loss_sums
 from tests.models import tiny
 from tests.training import stages
@@ -173,7 +173,7 @@ def test_all_steps_of_a_phase_are_one_program() -> None:
             state, metrics = update(state, parts.global_batch(batch, ROWS, mesh))
             rows.append({name: float(value) for name, value in metrics.items()})
     assert update._cache_size() == 1
-    schedule = training.optimizer.schedule(training.steps)
+    schedule = optimizer.schedule(training.optimizer, training.steps)
     expected = [float(schedule(step)) for step in (1, 2, 3)]
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected)
     assert len({*expected}) == len({row["loss"] for row in rows}) == 3

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from seqrecipes import models, tree
+from seqrecipes.config.recipe import Phase
 from seqrecipes.models import config as model_config
 from seqrecipes.training import flops, phases, slices
-from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import loss_sums, split_params
 from tests.models import tiny
 

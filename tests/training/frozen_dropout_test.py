@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW
 from seqrecipes.models import ModelConfig, Seq2Seq, build
 from seqrecipes.models.encoder import Encoder, real_lengths
 from seqrecipes.training.loss import cross_entropy
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import enter_phase
 from tests.models import tiny
 from tests.training import harness

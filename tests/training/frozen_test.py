@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Partitioning
 from seqrecipes.models import build
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import enter_phase, loss_sums, split_params
 from tests.models import tiny
 from tests.training import harness

@@ -13,12 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import PLAIN, AdamW, Loss, Partitioning
 from seqrecipes.models import Model, random_params, shapes
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.loss import PLAIN, Loss
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase, Span, spans
+from seqrecipes.training.phases import Span, spans
 from seqrecipes.training.step import (
     TrainState,
     enter_phase,

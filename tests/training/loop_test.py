@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import models
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Partitioning
 from seqrecipes.training import checkpoints, loop, reporting
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from tests.models import tiny
 
 FEATURES = {"encoder_input_tokens": 8, "masked_positions": 2, "masked_targets": 2}

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from seqrecipes.config.training import PLAIN, Loss, Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models.projection import Projection
-from seqrecipes.training.loss import PLAIN, Loss, Sums, cross_entropy
-from seqrecipes.training.partitioning import Partitioning
+from seqrecipes.training.loss import Sums, cross_entropy
 
 PAD = 1
 

@@ -10,13 +10,11 @@ import jax.numpy as jnp
 import pytest
 
 from seqrecipes import models
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
 from seqrecipes.training import memory
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.checkpoints import Checkpointing
 from seqrecipes.training.loop import Training
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import TrainState, enter_phase, split_params
 from tests.models import tiny
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import build
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
+from seqrecipes.training import optimizer
 from seqrecipes.training.step import enter_phase
 from tests.models import tiny
 from tests.training import harness
@@ -28,7 +28,7 @@ LATE = {path: 1 if path.startswith("table") else 0 for path in SHAPES}
 
 
 def rates(adamw: AdamW, total: int, steps: list[int]) -> list[float]:
-    schedule = adamw.schedule(total)
+    schedule = optimizer.schedule(adamw, total)
     return [float(schedule(t)) for t in steps]
 
 
@@ -166,9 +166,11 @@ def test_updates_equal_numpy(
         for step, step_gradients in enumerate(gradients):
             active = {path: params[path] for path in params if joins[path] <= step}
             if step in (0, 2):
-                state = adamw.init(active, LATE if step else dict.fromkeys(active, 0), state)
+                state = optimizer.init(
+                    adamw, active, LATE if step else dict.fromkeys(active, 0), state
+                )
             chosen = {path: jnp.asarray(step_gradients[path]) for path in active}
-            new, state, norm = adamw.update(chosen, state, active, jnp.asarray(0.05))
+            new, state, norm = optimizer.update(adamw, chosen, state, active, jnp.asarray(0.05))
             params |= new
             assert float(norm) == pytest.approx(norms[step], rel=1e-12)
         for path, value in expected.items():
@@ -178,9 +180,9 @@ def test_updates_equal_numpy(
 def test_a_gradient_of_zero_moves_by_the_decay_alone() -> None:
     adamw = AdamW(weight_decay=0.5)
     params = {path: jnp.ones(shape) for path, shape in SHAPES.items()}
-    state = adamw.init(params, dict.fromkeys(SHAPES, 0), {})
+    state = optimizer.init(adamw, params, dict.fromkeys(SHAPES, 0), {})
     zeros = {path: jnp.zeros(shape) for path, shape in SHAPES.items()}
-    new, _, norm = adamw.update(zeros, state, params, jnp.asarray(0.1))
+    new, _, norm = optimizer.update(adamw, zeros, state, params, jnp.asarray(0.1))
     assert float(norm) == 0.0
     for path, value in new.items():
         expected = 0.95 if path in DECAYED else 1.0
@@ -198,9 +200,9 @@ def test_every_parameter_of_a_model_decays_or_not_by_its_kind() -> None:
 def test_a_decay_rule_for_nothing_else_is_refused() -> None:
     adamw = AdamW(decay_rules=(("layer", True),))
     params = {path: jnp.ones(shape) for path, shape in SHAPES.items()}
-    state = adamw.init(params, dict.fromkeys(SHAPES, 0), {})
+    state = optimizer.init(adamw, params, dict.fromkeys(SHAPES, 0), {})
     with pytest.raises(UserError, match="norm/scale"):
-        adamw.update(params, state, params, jnp.asarray(0.1))
+        optimizer.update(adamw, params, state, params, jnp.asarray(0.1))
 
 
 @functools.cache
@@ -293,15 +295,15 @@ def test_impossible_settings_are_refused_by_name(field: str, value: float) -> No
 
 def test_a_warm_up_longer_than_the_stage_is_refused() -> None:
     with pytest.raises(UserError, match="less than the stage's 5000 steps"):
-        AdamW(warmup_steps=5000).schedule(5000)
+        optimizer.schedule(AdamW(warmup_steps=5000), 5000)
 
 
 def test_rules_see_the_path_of_a_slice() -> None:
     adamw = AdamW(weight_decay=0.1, multipliers=[("a/(kernel|bias)$", 0.5)])
     leaves = {name: jnp.ones((2, 3)) for name in ("a/kernel[0:2]", "a/bias[0:2]", "b/kernel")}
     zeros = jax.tree.map(jnp.zeros_like, leaves)
-    state = adamw.init(leaves, dict.fromkeys(leaves, 0), {})
-    updated, _, _ = adamw.update(zeros, state, leaves, jnp.asarray(0.1))
+    state = optimizer.init(adamw, leaves, dict.fromkeys(leaves, 0), {})
+    updated, _, _ = optimizer.update(adamw, zeros, state, leaves, jnp.asarray(0.1))
     # Decay alone: the rate 0.1, times 0.5 by the multiplier, times 0.1; none on a bias.
     for name, expected in {"a/kernel[0:2]": 0.995, "a/bias[0:2]": 1.0, "b/kernel": 0.99}.items():
         np.testing.assert_allclose(updated[name], expected, rtol=1e-6, err_msg=name)

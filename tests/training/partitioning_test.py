@@ -10,10 +10,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from seqrecipes import tree
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import build
 from seqrecipes.training import partitioning as parts
-from seqrecipes.training.partitioning import Partitioning
 from tests.models import tiny
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from seqrecipes.config.recipe import Phase
 from seqrecipes.errors import UserError
-from seqrecipes.training.phases import Phase, span_of, spans
+from seqrecipes.training.phases import span_of, spans
 
 PATHS = ["encoder/a", "encoder/b", "decoder/a", "token_embedding/embedding", "lm_head/embedding"]
 LEAVES = {path: np.zeros(3) for path in PATHS}

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from seqrecipes.config.recipe import Phase
 from seqrecipes.training import checkpoints, loop, reporting
-from seqrecipes.training.phases import Phase
 from tests.training import loop_test
 
 COMPILING, UPDATE, WRITING = 10.0, 1.0, 0.25  # seconds

@@ -8,12 +8,10 @@ from typing import Any
 import jax
 
 from seqrecipes import models, tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
 from seqrecipes.training import programs
-from seqrecipes.training.checkpoints import Checkpointing
 from seqrecipes.training.loop import Training
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.partitioning import Partitioning
-from seqrecipes.training.phases import Phase
 from tests.models import tiny
 from tests.training.harness import FREEZE
 

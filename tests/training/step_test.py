@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.recipe import Phase
+from seqrecipes.config.training import AdamW, Loss
 from seqrecipes.models import Model, build, config, init_params
-from seqrecipes.training.loss import Loss
-from seqrecipes.training.optimizer import AdamW
-from seqrecipes.training.phases import Phase
 from seqrecipes.training.step import enter_phase, loss_sums, make_eval_step
 from tests.models import tiny
 from tests.training import harness

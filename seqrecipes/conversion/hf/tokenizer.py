@@ -18,6 +18,7 @@ import tokenizers
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
 
+from seqrecipes.config.vocabulary import TRAIN_COMMAND
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 
@@ -187,5 +188,5 @@ def _inexpressible(problem: str) -> UserError:
         "vocabulary",
         pieces.MODEL_NAME,
         f"{problem}, which no tokenizer.json can say; export a model with a unigram vocabulary, "
-        f"such as `{pieces.TRAIN_COMMAND}` trains.",
+        f"such as `{TRAIN_COMMAND}` trains.",
     )

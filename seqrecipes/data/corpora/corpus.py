@@ -12,13 +12,16 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from typing import Literal, Protocol, TypeVar, get_args
+from typing import Annotated, Literal, Protocol, TypeVar, get_args
 
+from seqrecipes.config.check import Range
 from seqrecipes.errors import UserError
 
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 OnBadRecord = Literal["raise", "skip"]
+# With 1 nothing would be left for training.
+ValidationEvery = Annotated[int, Range(2)]
 Document = str | tuple[str, str]  # a text, or a text and its translation
 T = TypeVar("T")
 

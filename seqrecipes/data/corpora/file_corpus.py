@@ -5,14 +5,16 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, cast, get_args
+from typing import Annotated, ClassVar
 
+from seqrecipes.config.check import Range, check_fields
 from seqrecipes.data.corpora.corpus import (
     SPLITS,
     BadRecord,
     Document,
     OnBadRecord,
     Split,
+    ValidationEvery,
     digest,
     raising,
     select,
@@ -22,6 +24,11 @@ from seqrecipes.data.corpora.lines import CutOff
 from seqrecipes.errors import UserError
 
 Sources = Mapping[str, str | Sequence[str]]
+Files = Annotated[
+    str | Sources | None,
+    "set it to a folder or glob per language, such as {'en': 'texts/en'}, or per pair of "
+    "translations, such as {'de-en': 'opus/de-en'}",
+]
 _NOT_SETTINGS = ("files", "validation_files", "languages")
 
 
@@ -47,31 +54,21 @@ class FileCorpus(abc.ABC):
 
     parallel: ClassVar[bool]
 
-    files: str | Sources | None = None
-    validation_every: int = 100
-    validation_files: str | Sources | None = None
+    files: Files = None
+    validation_every: ValidationEvery = 100
+    validation_files: Files = None
     languages: tuple[str, ...] = ()
     on_bad_record: OnBadRecord = "raise"
-    max_document_bytes: int = 16 << 20
-    shard_bytes: int = 64 << 20
+    max_document_bytes: Annotated[int, Range(1)] = 16 << 20
+    shard_bytes: Annotated[int, Range(1)] = 64 << 20
     _shards: dict[str, dict[str, list[list[Unit]]]] = dataclasses.field(
         init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.files:
             raise self._error("files", f"no text given; set it to {self._example()}.")
-        if self.validation_every < 2:
-            raise self._error(
-                "validation_every", "choose 2 or more; otherwise nothing is left for training."
-            )
-        if self.on_bad_record not in get_args(OnBadRecord):
-            raise self._error("on_bad_record", f"choose {' or '.join(get_args(OnBadRecord))}.")
-        for name in ("max_document_bytes", "shard_bytes"):
-            if getattr(self, name) < 1:
-                raise self._error(name, "choose 1 or more.")
-        if isinstance(cast(object, self.languages), str):
-            raise self._error("languages", "give a list of names.")
 
         sources = {"train": self._by_language("files", self.files)}
         known = set(sources["train"])

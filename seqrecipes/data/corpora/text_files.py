@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import gin
 
@@ -40,11 +40,6 @@ class TextFiles(FileCorpus):
 
     document: DocumentUnit = "line"
     json_field: str = "text"
-
-    def __post_init__(self) -> None:
-        if self.document not in get_args(DocumentUnit):
-            raise self._error("document", f"choose {' or '.join(get_args(DocumentUnit))}.")
-        super().__post_init__()
 
     def _example(self) -> str:
         return (

@@ -12,16 +12,18 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar
 
 import gin
 
+from seqrecipes.config.check import Range, check, check_fields
 from seqrecipes.data.corpora.corpus import (
     LANGUAGE,
     SPLITS,
     BadRecord,
     OnBadRecord,
     Split,
+    ValidationEvery,
     digest,
     raising,
     select,
@@ -71,28 +73,20 @@ class TfdsText:
     data_dir: str | None = None
     train_split: str = "train"
     validation_split: str | None = None
-    validation_every: int = 100
+    validation_every: ValidationEvery = 100
     text_field: str = "text"
     on_bad_record: OnBadRecord = "raise"
-    max_document_bytes: int = 16 << 20
+    max_document_bytes: Annotated[int, Range(1)] = 16 << 20
     name: str = "TfdsText"
 
     def __post_init__(self) -> None:
+        check_fields(self, self.name)
         if not self.datasets:
             raise UserError(
                 f"{self.name}.datasets",
                 self.datasets,
                 "name a TFDS dataset per language, such as {'en': 'lm1b:1.1.0'}.",
             )
-        if self.validation_every < 2:
-            raise UserError(
-                f"{self.name}.validation_every",
-                self.validation_every,
-                "choose 2 or more; otherwise nothing is left for training.",
-            )
-        if self.on_bad_record not in get_args(OnBadRecord):
-            known = " or ".join(get_args(OnBadRecord))
-            raise UserError(f"{self.name}.on_bad_record", self.on_bad_record, f"choose {known}.")
         for language in self.datasets:
             if not LANGUAGE.fullmatch(language):
                 field = f"{self.name}.languages"
@@ -254,7 +248,8 @@ def mc4(
 
 
 def _listed(field: str, languages: Sequence[str]) -> Sequence[str]:
-    if isinstance(languages, str) or not languages:
+    check(languages, Sequence[str], field)
+    if not languages:
         raise UserError(field, languages, "give a list of languages, such as ['de', 'en'].")
     return languages
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import gin
 
+from seqrecipes.config.check import check_fields
 from seqrecipes.data.corpora.lines import File
 from seqrecipes.data.labelled.records import SPLITS, LabelledSplit
 from seqrecipes.errors import UserError
@@ -31,6 +32,9 @@ class LabelledFiles:
     """
 
     folder: str | Mapping[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def of(self, name: str) -> Path | None:
         """The folder of a set.

@@ -15,10 +15,10 @@ from typing import Any, cast
 import seqio
 import tensorflow as tf
 
+from seqrecipes.config.vocabulary import pretraining_vocabulary
 from seqrecipes.data.labelled.encoding import Encoder, feature_lengths, feature_names
 from seqrecipes.data.labelled.records import SOURCE_LANGUAGE, SPLITS, LabelledSplit, Record
 from seqrecipes.data.labelled.sets import LabelledSet, check_records
-from seqrecipes.data.tasks import pretraining_vocabulary
 from seqrecipes.data.vocabulary import Vocabulary
 from seqrecipes.errors import UserError
 

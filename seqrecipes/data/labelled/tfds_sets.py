@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import gin
 
+from seqrecipes.config.check import check_fields
 from seqrecipes.data.corpora.tfds_text import open_builder
 from seqrecipes.data.labelled.records import SOURCE_LANGUAGE, LabelledSplit, Record
 from seqrecipes.errors import UserError
@@ -29,6 +30,9 @@ class LabelledTfds:
     """
 
     data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Part(NamedTuple):

@@ -143,7 +143,7 @@ def test_folders_of_no_language(tmp_path, name, message):
             "TextFiles.languages = ['de']: not in TextFiles.files, which has e",
         ),
         ({"files": {"e/n": "{tmp}"}}, "TextFiles.files = 'e/n': unknown language"),
-        ({"document": "page"}, "TextFiles.document = 'page': choose line or blank_line."),
+        ({"document": "page"}, "TextFiles.document = 'page': choose one of line, blank_line"),
     ],
 )
 def test_wrong_settings_are_refused(tmp_path, settings, message):
