@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beams", type=int, nargs="+", default=[1, 3, 5], help="1 is greedy")
     parser.add_argument("--batch", type=int, default=16, help="sources at a time")
     parser.add_argument("--source", type=int, default=128, help="tokens of a source")
-    parser.add_argument("--max_length", type=int, default=128, help="of a text, start token too")
+    parser.add_argument("--max_length", type=int, default=127, help="tokens of a text")
     parser.add_argument("--rounds", type=int, default=3, help="processes of each program")
     parser.add_argument("--repetitions", type=int, default=3, help="measured batches of each")
     parser.add_argument(

@@ -27,7 +27,7 @@ class Job:
       beams: 1 is greedy search.
       batch: sources at a time.
       source: tokens of each.
-      max_length: of a text, with the start token.
+      max_length: of a text.
       repetitions: measured batches.
       dtype: compute type.
     """
@@ -56,7 +56,7 @@ def measure(job: Job) -> dict[str, object]:
         write(sources)
         seconds.append(time.perf_counter() - start)
     tokens = texts.size
-    if texts.shape != (job.batch, job.max_length - 1) or (texts == 2).any():
+    if texts.shape != (job.batch, job.max_length) or (texts == 2).any():
         raise ValueError(f"{job.program}: texts ended before {job.max_length} tokens")
     return {
         "seconds": seconds,
@@ -109,7 +109,7 @@ def _theirs(job: Job) -> tuple[Callable[[np.ndarray], np.ndarray], str]:
                 ids,
                 attention_mask=torch.ones_like(ids),
                 num_beams=job.beams,
-                max_length=job.max_length,
+                max_new_tokens=job.max_length,
                 do_sample=False,
             )
         return texts[:, 1:].cpu().numpy()

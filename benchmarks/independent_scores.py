@@ -157,7 +157,7 @@ class Writer:
         self._length = settings["lengths"]["encoder_input_tokens"]
         self.margins: list[float] = []  # of labels alone
         search = settings["search"]
-        self._search = {"num_beams": search["beams"], "max_length": search["max_length"]}
+        self._search = {"num_beams": search["beams"], "max_new_tokens": search["max_length"]}
         if search["beams"] > 1:
             self._search |= {name: search[name] for name in ("length_penalty", "early_stopping")}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import pathlib
 import sys
@@ -18,10 +19,11 @@ from typing import IO, TYPE_CHECKING, Any
 from seqrecipes.errors import UserError, exit_status
 
 if TYPE_CHECKING:
-    from seqrecipes.downstream.writing import Hypothesis, Writer
+    from seqrecipes.downstream.writing import Cut, Hypothesis, Writer
 
 # Batches whose lines are sorted by length together, and written out together.
 _WINDOW = 32
+_SHOWN = 10  # numbers of lines that were cut
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,20 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", default="-", metavar="FILE", help="one text a line; - is standard output"
     )
     parser.add_argument(
-        "--beams", type=int, default=3, metavar="N", help="1 is greedy search; default: %(default)s"
+        "--beams",
+        type=int,
+        metavar="N",
+        help="1 is greedy search; default: as a fine-tuned model or the folder says, else 3",
     )
     parser.add_argument(
         "--max_length",
         type=int,
         metavar="N",
-        help="tokens of a text at most; default: as many as the model has positions",
+        help="tokens of a text at most; default: as those say, else the model's positions",
     )
     parser.add_argument(
         "--length_penalty",
         type=float,
-        default=1.0,
         metavar="P",
-        help="log-probabilities are divided by length^P; default: %(default)s",
+        help="log-probabilities are divided by length^P; default: as those say, else 1",
     )
     parser.add_argument("--best", type=int, metavar="N", help="the N best of each line, as JSON")
     parser.add_argument(
@@ -84,18 +88,28 @@ def _run(flags: argparse.Namespace) -> None:
         _opened("--output", flags.output, "w") as output,
         tqdm(total=len(lines), desc="writing", unit="line", disable=None) as bar,
     ):
+        cuts: list[Cut] = []
         for start in range(0, len(lines), window):
             chosen = lines[start : start + window]
-            results, cuts = writer.write(chosen, bar.update)
-            for cut in cuts:
-                tqdm.write(
-                    f"line {start + cut.line + 1}: has {cut.tokens:,} tokens, of which the model "
-                    f"read the first {cut.read:,}",
-                    file=sys.stderr,
-                )
+            results, cut_here = writer.write(chosen, bar.update)
+            cuts += [dataclasses.replace(cut, line=start + cut.line) for cut in cut_here]
             for line, hypotheses in zip(chosen, results, strict=True):
                 print(_shown(line, hypotheses, flags.best), file=output)
             output.flush()
+    if cuts:
+        print(_cut(cuts, len(lines)), file=sys.stderr)
+
+
+def _cut(cuts: Sequence[Cut], lines: int) -> str:
+    """Which lines the model did not read whole."""
+    numbers = [str(cut.line + 1) for cut in cuts[:_SHOWN]]
+    if len(cuts) > _SHOWN:
+        numbers.append(f"and {len(cuts) - _SHOWN:,} more")
+    return (
+        f"{len(cuts):,} of {lines:,} lines are longer than the {cuts[0].read:,} tokens that the "
+        f"model reads and were cut there; the longest has {max(cut.tokens for cut in cuts):,}. "
+        f"Lines: {', '.join(numbers)}"
+    )
 
 
 def _shown(line: str, hypotheses: Sequence[Hypothesis], best: int | None) -> str:
@@ -123,13 +137,11 @@ def _writer(flags: argparse.Namespace) -> Writer:
     Raises:
       UserError: there is no such model, or it cannot write.
     """
-    import dataclasses
-
     from seqrecipes import hugging_face, models
     from seqrecipes.config.finetuning import Search
     from seqrecipes.config.training import Partitioning
     from seqrecipes.conversion.hf import config as hf_config
-    from seqrecipes.conversion.hf import load
+    from seqrecipes.conversion.hf import generation, load
     from seqrecipes.conversion.hf.vocabulary import read_vocabulary
     from seqrecipes.data import pieces
     from seqrecipes.downstream.writing import Writer
@@ -138,11 +150,20 @@ def _writer(flags: argparse.Namespace) -> Writer:
     folder, partitioning = flags.checkpoint, Partitioning()
     theirs = (folder / "config.json").is_file()
     if theirs:
-        config = hf_config.from_hf(load.read_config(folder))
+        values = load.read_config(folder)
+        config, settings = hf_config.from_hf(values), generation.read(folder, values)
     else:
         folder = checkpoints.find(folder, field="--checkpoint")
         metadata = checkpoints.read_metadata(folder)
         config = models.ModelConfig.from_dict(metadata["model"], field="--checkpoint")
+        settings = metadata.get("generation", {})
+        tuned = metadata.get("finetuning", {})
+        if tuned.get("labels"):
+            raise UserError(
+                "--checkpoint",
+                str(flags.checkpoint),
+                "it labels texts; `evaluate` predicts with it",
+            )
     if not config.decoder_layers:
         raise UserError(
             "--checkpoint",
@@ -161,12 +182,18 @@ def _writer(flags: argparse.Namespace) -> Writer:
         )
     # Kernels are those of the devices here, wherever it was trained.
     config = dataclasses.replace(config, attention="auto", remat="none")
-    search = Search(
-        beams=flags.beams,
-        max_length=config.max_positions if flags.max_length is None else flags.max_length,
-        length_penalty=flags.length_penalty,
-        best=1 if flags.best is None else flags.best,
+    vocabulary = pieces.parse(data, pieces.MODEL_NAME)
+    writing = generation.writing(
+        settings, pieces=vocabulary.tokenizer.GetPieceSize(), max_positions=config.max_positions
     )
+    search = {"beams": 3} | writing.search
+    if not theirs and tuned:
+        search |= tuned["search"]
+    search |= {
+        name: getattr(flags, name)
+        for name in ("beams", "max_length", "length_penalty", "best")
+        if getattr(flags, name) is not None
+    }
     placement = partitioning.placement()
     if theirs:
         params = load.load(folder, placement=placement).params
@@ -175,8 +202,9 @@ def _writer(flags: argparse.Namespace) -> Writer:
     return Writer(
         models.build(config),
         params,
-        pieces.parse(data, pieces.MODEL_NAME),
-        search,
+        vocabulary,
+        Search(**search),
+        fixed=writing.fixed,
         batch_size=flags.batch_size,
         partitioning=partitioning,
     )

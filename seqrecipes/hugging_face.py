@@ -22,8 +22,9 @@ from seqrecipes import history, models, tree
 from seqrecipes.config.finetuning import Search
 from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion import warm_start
-from seqrecipes.conversion.hf import card, config, labelling, load, parity
+from seqrecipes.conversion.hf import card, config, generation, labelling, load, parity
 from seqrecipes.conversion.hf.export import encoder_of, export
+from seqrecipes.conversion.hf.files import read_json
 from seqrecipes.conversion.hf.vocabulary import FILES, Imported, read_vocabulary
 from seqrecipes.data import pieces
 from seqrecipes.data.corpora.corpus import texts
@@ -206,6 +207,9 @@ def import_folder(
     found, model = _vocabularies(folder, vocabulary, sentinels)
     imported = load.load(folder, placement=placement, seed=seed)
     lines = [f"imported {folder} ({values['model_type']})", *imported.notes]
+    settings = generation.read(folder, values) if theirs.decoder_layers else {}
+    if settings:
+        lines.append(f"for `generate`: {', '.join(f'{k} {v}' for k, v in settings.items())}")
     files = {}
     if verify:
         result = _parity(
@@ -237,6 +241,7 @@ def import_folder(
             "model": ours.to_dict(),
             "converted_from": str(folder.absolute()),
             "conversion": "from_hf",
+            "generation": settings,
         },
         vocabulary=model,
         account="\n".join(lines),
@@ -296,7 +301,7 @@ def _parity(
 
 def _generation(search: Search) -> dict[str, Any]:
     """How a fine-tuned model writes, in transformers' words."""
-    settings: dict[str, Any] = {"max_length": search.max_length}
+    settings: dict[str, Any] = {"max_length": search.max_length + 1}  # with the start token
     if search.beams > 1:  # the others are of beams alone
         settings["num_beams"] = search.beams
         settings["length_penalty"] = search.length_penalty
@@ -318,7 +323,7 @@ def _is_ours(folder: pathlib.Path, model_type: str) -> bool:
     ours = {code.stem for code in files}
     for name in ("config.json", "tokenizer_config.json"):
         file = folder / name
-        values = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        values = read_json(file) if file.is_file() else {}
         # 'module.Class' in values or lists, and 'repository--module.Class' for code elsewhere.
         references = re.findall(r'"([^"]*)"', json.dumps(values.get("auto_map", [])))
         if any("." in each and each.partition(".")[0] not in ours for each in references):

@@ -29,11 +29,12 @@ class Search:
     """How texts are looked for; the words and their meaning are transformers'.
 
     A hypothesis of n tokens, </s> among them, scores the sum of their log-probabilities over
-    n^length_penalty. At `max_length` all hypotheses end as they are.
+    n^length_penalty. At `max_length` tokens all hypotheses end as they
+    are.
 
     Attributes:
       beams: hypotheses of a source that are kept while they grow; 1 is greedy search.
-      max_length: the most tokens, with the start token before the text.
+      max_length: the most tokens of a text, </s> among them; `max_new_tokens` there.
       length_penalty: above 0 prefers longer texts, below 0 shorter ones.
       early_stopping: when a source is done. True: when `beams` hypotheses have ended. False: when
         the best of the growing ones, if it ended now, would not be better than the worst of these.
@@ -42,7 +43,7 @@ class Search:
     """
 
     beams: Positive = 1
-    max_length: Annotated[int, Range(2)] = 128
+    max_length: Positive = 128
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     best: Positive = 1

@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
@@ -110,6 +111,22 @@ def load(path: str) -> Model:
         stat = os.stat(path)
         return _load_version(path, stat.st_mtime_ns, stat.st_size)
     raise _unusable(path, "the file cannot be read")
+
+
+def decode(
+    tokenizer: sentencepiece.SentencePieceProcessor, specials: Specials, ids: np.ndarray
+) -> str:
+    """The text of generated ids: up to the first </s>, without special ones, <unk> among them.
+
+    Args:
+      tokenizer: that the ids are of.
+      specials: its special ids.
+      ids: int[n], as the decoder predicts them: <s>, text, </s>; anything may follow.
+    """
+    ids = np.asarray(ids, np.int32)
+    ends = np.flatnonzero(ids == specials.eos)
+    ids = ids[: ends[0]] if ends.size else ids
+    return tokenizer.decode(ids[specials.is_ordinary(ids)].tolist()).strip()
 
 
 def pieces(data: bytes) -> list[str]:

@@ -19,7 +19,7 @@ from seqrecipes.config.training import Partitioning
 from seqrecipes.data import pieces
 from seqrecipes.data.labelled.alignment import align
 from seqrecipes.models import Model
-from seqrecipes.models.decoding import make_generate
+from seqrecipes.models.decoding import ONLY_START, Fixed, make_generate
 from seqrecipes.training import partitioning as parts
 
 _NARROWEST = 32
@@ -57,6 +57,7 @@ class Writer:
       search: how texts are looked for.
       batch_size: lines at a time; rounded up to what the devices divide.
       partitioning: devices.
+      fixed: tokens that are not looked for.
 
     Raises:
       UserError: as `make_generate`.
@@ -71,6 +72,7 @@ class Writer:
         *,
         batch_size: int,
         partitioning: Partitioning,
+        fixed: Fixed = ONLY_START,
     ):
         self._vocabulary, self._specials = vocabulary, pieces.specials(vocabulary)
         self._params, self._partitioning = params, partitioning
@@ -78,7 +80,7 @@ class Writer:
         self.batch_size = parts.even_batch(batch_size, self._mesh)
         self._longest = model.config.max_positions
         count = min(model.config.vocab_size, self._specials.vocab_size)
-        self._generate = make_generate(model, search, pieces=count)
+        self._generate = make_generate(model, search, pieces=count, fixed=fixed)
 
     def write(
         self, lines: Sequence[str], done: Callable[[int], object] = lambda _: None
@@ -119,6 +121,7 @@ class Writer:
             yield [
                 Hypothesis(text(self._vocabulary, ids[:length].tolist()), float(score))
                 for ids, length, score in zip(*row, strict=True)
+                if length
             ]
 
 
@@ -143,13 +146,6 @@ def batches(
 
 
 def text(vocabulary: pieces.Model, ids: Sequence[int]) -> str:
-    """The text of ids in one line: special pieces as they are spelled, without <s>, </s>, <pad>."""
-    tokenizer, specials = vocabulary.tokenizer, pieces.specials(vocabulary)
-    kept = [each for each in ids if each not in (specials.bos, specials.pad, specials.eos)]
-    spelled: list[str] = []
-    for special, group in itertools.groupby(kept, key=tokenizer.IsControl):
-        if special:
-            spelled += map(tokenizer.IdToPiece, group)
-        else:
-            spelled.append(tokenizer.DecodeIds(list(group)))
-    return " ".join(" ".join(spelled).splitlines())
+    """The text of generated ids, as scoring reads them (`pieces.decode`), in one line."""
+    found = pieces.decode(vocabulary.tokenizer, pieces.specials(vocabulary), np.array(ids))
+    return " ".join(found.splitlines())

@@ -8,6 +8,7 @@ Letters: B sources, N beams, C candidates, S source length, T tokens written at 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,12 +29,31 @@ START = EOS = 2
 _ROOM = 32
 
 
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """Tokens that are not looked for; a forced one costs nothing, and no other may stand there.
+
+    Attributes:
+      start: what the decoder reads first, before the text; `decoder_start_token_id` there.
+      first: with which every text begins, or None; `forced_bos_token_id` there.
+      last: the token at `max_length`, or None; `forced_eos_token_id` there.
+    """
+
+    start: int = START
+    first: int | None = None
+    last: int | None = None
+
+
+ONLY_START = Fixed()
+
+
 class Generated(NamedTuple):
     """Hypotheses, the best of each source first.
 
     Attributes:
-      tokens: int32[B, n, T] without the start token, padded at the right; T is max_length - 1.
-      lengths: int32[B, n], </s> counted; 0 where the source was padding alone.
+      tokens: int32[B, n, T] without the start token, padded at the right; T is max_length.
+      lengths: int32[B, n], </s> counted; 0 where there is no hypothesis: the source was padding
+        alone, or fewer texts than beams can be written.
       scores: float32[B, n], see `Search`; -inf where the length is 0.
     """
 
@@ -82,7 +102,7 @@ class _State(NamedTuple):
 
 
 def make_generate(
-    model: Model, search: Search, *, pieces: int | None = None
+    model: Model, search: Search, *, pieces: int | None = None, fixed: Fixed = ONLY_START
 ) -> Callable[[Any, Array], Generated]:
     """A compiled search, for parameters and `encoder_input_tokens` [B, S].
 
@@ -92,13 +112,14 @@ def make_generate(
       model: a sequence-to-sequence model.
       search: how.
       pieces: tokens of the vocabulary; the table's rows from there on are never written. None: all.
+      fixed: tokens that are not looked for.
 
     Raises:
       UserError: the model has no decoder, or not as many positions.
     """
     if not isinstance(model, Seq2Seq):
         raise UserError("model", "encoder-only", "has no decoder to write with; take a seq2seq one")
-    longest = model.config.max_positions + 1
+    longest = model.config.max_positions
     if search.max_length > longest:
         raise UserError(
             "Search.max_length", search.max_length, f"this model writes at most {longest}"
@@ -106,7 +127,8 @@ def make_generate(
     rows = model.config.vocab_size if pieces is None else pieces
 
     def generate(params: Any, tokens_BxS: Array) -> Generated:
-        return _Run(model, search, rows, _narrowed(params, model.config.dtype))(tokens_BxS)
+        run = _Run(model, search, fixed, rows, _narrowed(params, model.config.dtype))
+        return run(tokens_BxS)
 
     return jax.jit(generate)
 
@@ -124,10 +146,10 @@ def _narrowed(params: Any, dtype: str) -> Any:
 class _Run:
     """One trace of the search."""
 
-    def __init__(self, model: Seq2Seq, search: Search, rows: int, params: Any):
-        self._model, self._search, self._rows = model, search, rows
+    def __init__(self, model: Seq2Seq, search: Search, fixed: Fixed, rows: int, params: Any):
+        self._model, self._search, self._fixed, self._rows = model, search, fixed, rows
         self._variables = {"params": params}
-        self._tokens = search.max_length - 1
+        self._tokens = search.max_length
         # As many as can end at once, and as many again that go on.
         self._candidates = 2 * search.beams if search.beams > 1 else 1
         # Greedy search does not look further than its one hypothesis.
@@ -165,7 +187,7 @@ class _Run:
         )
         return _State(
             length=jnp.zeros((), jnp.int32),
-            last_BxN=jnp.full((batch, beams), START, jnp.int32),
+            last_BxN=jnp.full((batch, beams), self._fixed.start, jnp.int32),
             past=cache.empty(self._model.config, batch, beams, room),
             # All beams start alike: one is enough to begin with.
             growing=none._replace(scores=none.scores.at[:, 0].set(0.0)),
@@ -191,8 +213,9 @@ class _Run:
         )
         ended = every.pick(jax.lax.top_k(every.scores, beams)[1])
 
-        _, going_BxN = jax.lax.top_k(jnp.where(ends_BxC, -jnp.inf, grown.scores), beams)
-        growing = grown.pick(going_BxN)
+        # With more beams than pieces too few go on: the others are none from here.
+        sums, going_BxN = jax.lax.top_k(jnp.where(ends_BxC, -jnp.inf, grown.scores), beams)
+        growing = grown.pick(going_BxN)._replace(scores=sums)
         if beams > 1:
             past = cache.choose(past, jnp.take_along_axis(parents_BxC, going_BxN, axis=1))
         return _State(
@@ -210,6 +233,11 @@ class _Run:
         if self._rows < self._model.config.vocab_size:
             is_piece = jnp.arange(self._model.config.vocab_size) < self._rows
             logits_BxNxV = jnp.where(is_piece, logits_BxNxV, -jnp.inf)
+        for token, place in ((self._fixed.first, 0), (self._fixed.last, self._tokens - 1)):
+            if token is not None:
+                is_it = jnp.arange(self._model.config.vocab_size) == token
+                forced_BxNxV = jnp.where(is_it, jnp.zeros_like(logits_BxNxV), -jnp.inf)
+                logits_BxNxV = jnp.where(state.length == place, forced_BxNxV, logits_BxNxV)
         # The best C of all are among the best C of each beam.
         count = min(self._candidates, self._rows)
         top_BxNxC, ids_BxNxC = jax.lax.top_k(logits_BxNxV, count)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seqrecipes import generate, tree
+from seqrecipes import convert, generate, tree
 from seqrecipes.config.finetuning import Search
 from seqrecipes.conversion.hf.export import export
+from seqrecipes.conversion.hf.vocabulary import read_vocabulary
 from seqrecipes.data import pieces
 from seqrecipes.downstream import writing
 from seqrecipes.models import ModelConfig, build
@@ -122,8 +124,10 @@ def test_a_line_that_is_too_long_is_cut_and_named(
     count = len(tokenizer.EncodeAsIds(long)) + 2
     lines = ["short"] * 20 + [long]
     found = run(folders["seq2seq"], tmp_path, lines, "--batch_size=8").splitlines()
-    expected = f"line 21: has {count} tokens, of which the model read the first 40\n"
-    assert capsys.readouterr().err == expected
+    assert capsys.readouterr().err == (
+        "1 of 21 lines are longer than the 40 tokens that the model reads and were cut there; the "
+        f"longest has {count}. Lines: 21\n"
+    )
     ids = tokenizer.EncodeAsIds(long)[:38]
     kept = tokenizer.DecodeIds(ids)
     assert tokenizer.EncodeAsIds(kept) == ids
@@ -148,12 +152,67 @@ def test_batches_have_few_widths_and_every_line_once():
     assert sum(len(chosen) < 16 for _, chosen in found) <= 5
 
 
-def test_special_pieces_are_spelled_and_frames_left_out(vocabulary):
+def test_special_pieces_are_left_out_as_in_scoring(vocabulary):
     model = pieces.parse(vocabulary, "vocabulary")
     ids = model.tokenizer.EncodeAsIds("The cat")
-    last = model.tokenizer.GetPieceSize() - 1
-    assert writing.text(model, [0, *ids, last, *ids, 2, 1]) == "The cat <sentinel_4> The cat"
+    unknown, last = 3, model.tokenizer.GetPieceSize() - 1
+    doc = pieces.specials(model).doc
+    assert writing.text(model, [0, *ids, last, unknown, doc, *ids, 2, *ids]) == "The cat The cat"
     assert writing.text(model, [0, 2]) == ""
+
+
+def test_many_cut_lines_are_one_line(folders, tmp_path, capsys):
+    run(folders["seq2seq"], tmp_path, ["many words " * 30] * 13, "--beams=1", "--max_length=2")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("13 of 13 lines are longer")
+    assert error.endswith("Lines: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, and 3 more\n")
+
+
+def copied(folders: dict[str, pathlib.Path], tmp_path: pathlib.Path, **settings: Any) -> Any:
+    folder = shutil.copytree(folders["exported"], tmp_path / "copied")
+    file = folder / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return folder
+
+
+def test_what_a_folder_says_of_writing_is_taken_over_and_imported(folders, tmp_path):
+    """Its own greedy search of three tokens with the first one forced; flags win."""
+    settings = {"num_beams": 1, "max_length": 4, "forced_bos_token_id": 50}
+    folder = copied(folders, tmp_path, decoder_start_token_id=9, **settings)
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("Es regnet.\n", "utf-8")
+    assert convert.main(["--from=hf", str(folder), str(tmp_path / "in")]) == 0
+    written = []
+    for checkpoint, *flags in (
+        (folder, "--beams=1", "--max_length=3"),
+        (folder,),
+        (tmp_path / "in",),
+        (folder, "--max_length=5"),
+    ):
+        flags += [f"--input={source}", f"--output={output}", "--best=1"]
+        assert generate.main([f"--checkpoint={checkpoint}", *flags]) == 0
+        written.append(json.loads(output.read_text("utf-8"))["hypotheses"])
+    assert written[0] == written[1] == written[2] != written[3]
+    first = read_vocabulary(folder).pieces[50].replace("▁", " ").strip()
+    assert written[0][0]["text"].startswith(first)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("no_repeat_ngram_size", 3), ("min_length", 10), ("do_sample", True)),
+        *(("suppress_tokens", [5]), ("bad_words_ids", [[5]]), ("repetition_penalty", 1.2)),
+        *(("eos_token_id", 7), ("forced_bos_token_id", 10**6), ("decoder_start_token_id", "x")),
+        *(("num_beams", "four"), ("forced_eos_token_id", [1, 2]), ("length_penalty", [1])),
+    ],
+)
+def test_what_our_search_does_not_do_is_refused_by_name(folders, tmp_path, capsys, field, value):
+    folder = copied(folders, tmp_path, **{field: value})
+    (tmp_path / "in.txt").write_text("yes\n")
+    assert generate.main([f"--checkpoint={folder}", f"--input={tmp_path / 'in.txt'}"]) == 2
+    error = capsys.readouterr().err
+    assert f"generation_config.json: {field} = " in error and error.count("\n") == 1
 
 
 def test_it_reads_and_writes_standard_streams_and_shows_no_bar_there(folders):
@@ -201,7 +260,7 @@ def test_ctrl_c_ends_it_with_130(folders, tmp_path, monkeypatch, capsys):
     [
         ("encoder", [], "--checkpoint = .*: an encoder alone writes no text"),
         ("nowhere", [], "--checkpoint = .*: does not exist"),
-        ("seq2seq", ["--max_length=42"], r"Search\.max_length = 42: this model writes at most 41"),
+        ("seq2seq", ["--max_length=41"], r"Search\.max_length = 41: this model writes at most 40"),
         ("seq2seq", ["--best=4"], r"Search\.best = 4: there are no more than 3 beams"),
         ("seq2seq", ["--best=0"], r"Search\.best = 0"),
         ("seq2seq", ["--max_length=0"], r"Search\.max_length = 0"),

@@ -13,6 +13,7 @@ import transformers
 
 from seqrecipes import tree
 from seqrecipes.config.finetuning import Search
+from seqrecipes.conversion.hf import generation
 from seqrecipes.conversion.hf.export import export
 from seqrecipes.data import pieces
 from seqrecipes.models import ModelConfig, build
@@ -62,7 +63,7 @@ def make(folder: Path, vocabulary: bytes, overrides: dict[str, Any]) -> Case:
     return Case(config, params, theirs.eval(), len(pieces.pieces(vocabulary)), source)
 
 
-def theirs(case: Case, search: Search) -> tuple[np.ndarray, np.ndarray]:
+def theirs(case: Case, search: Search, **forced: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [B, n, T], padded as ours, and scores [B, n]."""
     ids = torch.from_numpy(case.source).long()
     beams: dict[str, Any] = {
@@ -75,14 +76,15 @@ def theirs(case: Case, search: Search) -> tuple[np.ndarray, np.ndarray]:
         found = case.theirs.generate(
             ids,
             attention_mask=(ids != harness.PAD).long(),
-            max_length=search.max_length,
+            max_new_tokens=search.max_length,
+            **forced,
             return_dict_in_generate=True,
             output_scores=True,
             **(beams if search.beams > 1 else {}),
         )
     tokens = found.sequences.numpy()
-    assert (tokens[:, 0] == START).all()
-    padded = np.full((len(tokens), search.max_length), harness.PAD)
+    assert (tokens[:, 0] == forced.get("decoder_start_token_id", START)).all()
+    padded = np.full((len(tokens), 1 + search.max_length), harness.PAD)
     padded[:, : tokens.shape[1]] = tokens
     if search.beams > 1:
         scores = found.sequences_scores.numpy()
@@ -124,9 +126,23 @@ def test_greedy_search(cases, kind):
 
 
 def test_the_longest_text_there_can_be(cases):
-    """One more than there are positions: the last token is not read."""
+    """As many tokens as positions: the start token is read, the last one is not."""
     case = cases["bart"]
-    check(case, Search(2, case.config.max_positions + 1, best=2))
+    check(case, Search(2, case.config.max_positions, best=2))
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_tokens_that_a_model_forces(cases, beams):
+    case, search = cases["bart"], Search(beams, 6, best=beams)
+    forced = {"decoder_start_token_id": 9, "forced_bos_token_id": 7, "forced_eos_token_id": EOS}
+    tokens, scores = theirs(case, search, **forced)
+    fixed = generation.writing(forced, pieces=case.pieces, max_positions=40).fixed
+    generate = make_generate(build(case.config), search, pieces=case.pieces, fixed=fixed)
+    ours = generate(case.params, case.source)
+    np.testing.assert_array_equal(ours.tokens, tokens)
+    assert (tokens[..., 0] == 7).all() and (tokens[..., 5] == EOS).any()
+    if beams > 1:  # transformers normalises what a greedy search gives, forced tokens too
+        np.testing.assert_allclose(ours.scores, scores, rtol=0, atol=1e-4)
 
 
 def test_an_export_forces_no_token(cases):

@@ -123,7 +123,7 @@ def test_texts(folder, capsys):
     # What is exported writes so by itself.
     settings = json.loads((run / "hf" / "generation_config.json").read_text())
     assert settings["num_beams"] == 3
-    assert settings["max_length"] == 12
+    assert settings["max_length"] == 13  # with the start token
     assert settings["length_penalty"] == 0.5
     assert settings["early_stopping"] is True
 

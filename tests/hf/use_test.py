@@ -86,7 +86,7 @@ def test_generate_with_beams_ends_within_what_the_folder_says(name, vocabulary, 
         num_return_sequences=2,
     )
     assert found.shape[0] == 2 * len(SENTENCES)
-    assert found.shape[1] <= case.config.max_positions
+    assert found.shape[1] <= case.config.max_positions + 1
     assert (found[:, 0] == 2).all()  # </s> starts what is generated
     assert all(isinstance(text, str) for text in tokenizer.batch_decode(found))
 
@@ -166,4 +166,4 @@ def test_generation_settings_are_in_the_folder(vocabulary, tmp_path):
     case = make(tmp_path / "model", vocabulary)
     values = json.loads((case.folder / "generation_config.json").read_text())
     assert values["decoder_start_token_id"] == values["eos_token_id"] == 2
-    assert open_model(case).generation_config.max_length == case.config.max_positions
+    assert open_model(case).generation_config.max_length == case.config.max_positions + 1

@@ -14,12 +14,12 @@ from seqrecipes.config.finetuning import Search
 from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig, build
-from seqrecipes.models.decoding import Generated, make_generate
+from seqrecipes.models.decoding import Fixed, Generated, make_generate
 from seqrecipes.training import partitioning as parts
 from tests.models import search_oracle as oracle
 from tests.models import tiny
 
-LONGEST = 9  # tokens after the start token
+LONGEST = 9  # tokens of a text
 
 
 def sharp(config: ModelConfig, seed: int = 0, end: float = 1.0) -> dict[str, Any]:
@@ -75,12 +75,12 @@ def slow(
 
 def searched(model: oracle.LogProbabilities, search: Search) -> list[tuple[float, tuple[int, ...]]]:
     if search.beams == 1:
-        total, text = oracle.greedy(model, longest=search.max_length - 1)
+        total, text = oracle.greedy(model, longest=search.max_length)
         return [(total / len(text) ** search.length_penalty, text)]
     return oracle.beam_search(
         model,
         beams=search.beams,
-        longest=search.max_length - 1,
+        longest=search.max_length,
         penalty=search.length_penalty,
         early=search.early_stopping,
     )[: search.best]
@@ -93,14 +93,14 @@ def model(seed: int, row: int) -> oracle.LogProbabilities:
 
 
 SEARCHES = [
-    Search(1, LONGEST + 1),
-    Search(2, LONGEST + 1, 0.0, "never", 2),
-    Search(3, LONGEST + 1, 1.0, False, 3),
-    Search(3, LONGEST + 1, 2.0, "never", 2),
-    Search(3, LONGEST + 1, 0.5, True, 3),
-    Search(3, LONGEST + 1, -0.5, "never"),
-    Search(5, LONGEST + 1, 1.0, True, 1),
-    Search(5, 3, 2.0, False, 5),
+    Search(1, LONGEST),
+    Search(2, LONGEST, 0.0, "never", 2),
+    Search(3, LONGEST, 1.0, False, 3),
+    Search(3, LONGEST, 2.0, "never", 2),
+    Search(3, LONGEST, 0.5, True, 3),
+    Search(3, LONGEST, -0.5, "never"),
+    Search(5, LONGEST, 1.0, True, 1),
+    Search(5, 2, 2.0, False, 5),
 ]
 
 
@@ -110,7 +110,7 @@ def test_hypotheses_are_those_of_a_slow_search(search: Search) -> None:
     for seed in range(2):
         params, tokens = sharp(CONFIG, seed, end=1.5), sources()
         found = generate(search, params, tokens)
-        assert found.tokens.shape == (3, search.best, search.max_length - 1)
+        assert found.tokens.shape == (3, search.best, search.max_length)
         for i, (row, scores) in enumerate(zip(texts(found), found.scores, strict=True)):
             expected = searched(model(seed, i), search)
             assert row == [text for _, text in expected]
@@ -119,7 +119,7 @@ def test_hypotheses_are_those_of_a_slow_search(search: Search) -> None:
             endings |= {text[-1] == oracle.EOS for text in row}
         padded = np.arange(found.tokens.shape[2]) >= found.lengths[..., None]
         assert (found.tokens[padded] == tiny.PAD).all()
-    if search.max_length > 3 and search.length_penalty < 2:
+    if search.max_length > 2 and search.length_penalty < 2:
         # Texts of several lengths, some of which end by themselves.
         assert len(lengths) > 1
         assert any(endings)
@@ -140,7 +140,7 @@ def test_every_kind_of_model_is_searched(fusion: str, scan: bool) -> None:
 
 def test_a_text_may_outgrow_the_room_it_starts_with(monkeypatch: pytest.MonkeyPatch) -> None:
     params, tokens = sharp(CONFIG, end=0.0), sources()
-    search = Search(3, LONGEST + 1, best=3)
+    search = Search(3, LONGEST, best=3)
     expected = generate(search, params, tokens)
     assert (expected.lengths == LONGEST).all()
     for room in (1, 5):
@@ -153,9 +153,9 @@ def test_a_text_may_outgrow_the_room_it_starts_with(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("penalty", [0.5, 1.0, 2.0])
 def test_one_beam_is_greedy_whatever_else_is_asked_for(penalty: float) -> None:
     params, tokens = sharp(CONFIG, 1, end=1.5), sources()
-    greedy = generate(Search(1, LONGEST + 1), params, tokens)
+    greedy = generate(Search(1, LONGEST), params, tokens)
     for early in (True, False, "never"):
-        found = generate(Search(1, LONGEST + 1, penalty, early), params, tokens)
+        found = generate(Search(1, LONGEST, penalty, early), params, tokens)
         np.testing.assert_array_equal(found.tokens, greedy.tokens)
         np.testing.assert_allclose(
             found.scores * found.lengths**penalty, greedy.scores * greedy.lengths, rtol=1e-5
@@ -167,8 +167,8 @@ def test_the_widest_beam_finds_the_best_of_all_texts(penalty: float) -> None:
     """As many beams as texts forget none, so that no greedy text can score higher."""
     params, tokens = sharp(CONFIG), sources()
     # 24 pieces, two tokens: 24 beams see all that can follow.
-    search = Search(24, 3, penalty, "never")
-    found, greedy = (generate(s, params, tokens) for s in (search, Search(1, 3, penalty)))
+    search = Search(24, 2, penalty, "never")
+    found, greedy = (generate(s, params, tokens) for s in (search, Search(1, 2, penalty)))
     assert (found.scores >= greedy.scores - 1e-6).all()
     for source, score in zip(tokens, found.scores[:, 0], strict=True):
         model = oracle.log_probabilities(source, params, CONFIG)
@@ -185,7 +185,7 @@ def test_the_widest_beam_finds_the_best_of_all_texts(penalty: float) -> None:
 def test_a_source_is_searched_alike_in_any_company() -> None:
     params, tokens = sharp(CONFIG, 1, end=1.5), sources(6)
     for early in (True, False, "never"):
-        search = Search(3, LONGEST + 1, 1.0, early, 3)
+        search = Search(3, LONGEST, 1.0, early, 3)
         together = generate(search, params, tokens)
         assert len(set(together.lengths[:, 0].tolist())) > 1, "all end at the same time"
         for i, source in enumerate(tokens):
@@ -196,7 +196,7 @@ def test_a_source_is_searched_alike_in_any_company() -> None:
 
 def test_padding_changes_nothing() -> None:
     params, tokens = sharp(CONFIG), sources()
-    search = Search(3, LONGEST + 1, best=3)
+    search = Search(3, LONGEST, best=3)
     wider = np.pad(tokens, ((0, 0), (0, 4)), constant_values=tiny.PAD)
     for a, b in zip(generate(search, params, tokens), generate(search, params, wider), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -205,7 +205,7 @@ def test_padding_changes_nothing() -> None:
 def test_a_row_of_padding_has_no_text() -> None:
     params, tokens = sharp(CONFIG), sources()
     tokens[1] = tiny.PAD
-    found = generate(Search(2, LONGEST + 1, best=2), params, tokens)
+    found = generate(Search(2, LONGEST, best=2), params, tokens)
     assert (found.lengths[[0, 2]] > 0).all()
     assert (found.lengths[1] == 0).all()
     assert (found.tokens[1] == tiny.PAD).all()
@@ -215,12 +215,56 @@ def test_a_row_of_padding_has_no_text() -> None:
 @pytest.mark.parametrize("beams", [1, 3])
 def test_rows_without_a_piece_are_never_written(beams: int) -> None:
     params, tokens = sharp(CONFIG, 2), sources()
-    search = Search(beams, LONGEST + 1, best=beams)
+    search = Search(beams, LONGEST, best=beams)
     pieces = 14
     assert generate(search, params, tokens).tokens.max() >= pieces
     found = generate(search, params, tokens, pieces=pieces)
     for source, row, scores in zip(tokens, texts(found), found.scores, strict=True):
         expected = slow(params, source, search, pieces=pieces)
+        assert row == [text for _, text in expected]
+        np.testing.assert_allclose(scores, [score for score, _ in expected], atol=1e-4)
+
+
+@pytest.mark.parametrize(("pieces", "early"), [(4, False), (4, True), (5, "never")])
+def test_more_beams_than_pieces_write_what_there_is(pieces: int, early: Any) -> None:
+    """Once </s> is written a text ends, even where nothing else is left to go on with."""
+    params, tokens = sharp(CONFIG, 2), sources()
+    search = Search(6, 4, 1.0, early, best=6)
+    found = generate(search, params, tokens, pieces=pieces)
+    for source, row, scores in zip(tokens, texts(found), found.scores, strict=True):
+        expected = slow(params, source, search, pieces=pieces)
+        assert row == [text for _, text in expected] + [()] * (6 - len(expected))
+        assert not any(oracle.EOS in text[:-1] for text in row)
+        np.testing.assert_allclose(
+            scores[: len(expected)], [score for score, _ in expected], atol=1e-4
+        )
+        assert np.isneginf(scores[len(expected) :]).all()
+
+
+def test_fewer_texts_than_beams() -> None:
+    """Of one token there are as many texts as pieces."""
+    params, tokens = sharp(CONFIG, 2), sources()
+    found = generate(Search(6, 1, best=6), params, tokens, pieces=4)
+    assert [sorted(row) for row in texts(found)] == [[(), (), (0,), (1,), (2,), (3,)]] * 3
+    assert np.isneginf(found.scores[:, 4:]).all()
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("fixed", [Fixed(9), Fixed(first=7), Fixed(9, 7, oracle.EOS)], ids=str)
+def test_fixed_tokens_are_written_and_cost_nothing(beams: int, fixed: Fixed) -> None:
+    params, tokens = sharp(CONFIG, 1, end=0.5), sources()
+    search = Search(beams, 6, best=beams)
+    found = make_generate(build(CONFIG), search, fixed=fixed)(params, tokens)
+    for source, row, scores in zip(tokens, texts(found), found.scores, strict=True):
+        free = oracle.log_probabilities(source, params, CONFIG, start=fixed.start)
+
+        def model(text: oracle.Text, free: Any = free) -> np.ndarray:
+            token = {0: fixed.first, search.max_length - 1: fixed.last}.get(len(text))
+            if token is None:
+                return free(text)
+            return np.where(np.arange(CONFIG.vocab_size) == token, 0.0, -np.inf)
+
+        expected = searched(model, search)
         assert row == [text for _, text in expected]
         np.testing.assert_allclose(scores, [score for score, _ in expected], atol=1e-4)
 
@@ -233,7 +277,7 @@ def test_rows_without_a_piece_are_never_written(beams: int) -> None:
 def test_a_mesh_writes_the_same_tokens(partitioning: Partitioning) -> None:
     config = tiny.config(tie_head=False, attention_fusion="per_layer", max_positions=16)
     params, tokens = sharp(config, 4), sources(16)
-    search = Search(3, LONGEST + 1, best=3)
+    search = Search(3, LONGEST, best=3)
     expected = generate(search, params, tokens, config)
     mesh = partitioning.mesh()
     shardings = partitioning.parameter_shardings(params, mesh)
@@ -253,7 +297,7 @@ def test_narrow_weights_are_cast_once_and_give_the_same() -> None:
     """bfloat16: matrices are cast before the loop, and what stays wide is not touched."""
     config = tiny.config(tie_head=False, dtype="bfloat16", max_positions=16)
     params, tokens = sharp(config, 5), sources()
-    found = generate(Search(1, 6), params, tokens, config)
+    found = generate(Search(1, 5), params, tokens, config)
     apply = jax.jit(build(config).apply)
     for source, row in zip(tokens, texts(found), strict=True):
         written: list[int] = []
@@ -270,7 +314,7 @@ def test_narrow_weights_are_cast_once_and_give_the_same() -> None:
     ("field", "values"),
     [
         ("beams", {"beams": 0}),
-        ("max_length", {"max_length": 1}),
+        ("max_length", {"max_length": 0}),
         ("best", {"beams": 2, "best": 3}),
         ("best", {"best": 0}),
         ("early_stopping", {"early_stopping": "always"}),
@@ -285,5 +329,5 @@ def test_searches_that_cannot_be_are_refused(field: str, values: dict[str, Any])
 def test_models_that_cannot_write_are_refused() -> None:
     with pytest.raises(UserError, match="has no decoder"):
         make_generate(build(tiny.config(decoder_layers=0)), Search())
-    with pytest.raises(UserError, match=r"Search\.max_length = 18: this model writes at most 17"):
-        make_generate(build(CONFIG), Search(max_length=18))
+    with pytest.raises(UserError, match=r"Search\.max_length = 17: this model writes at most 16"):
+        make_generate(build(CONFIG), Search(max_length=17))

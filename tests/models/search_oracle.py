@@ -44,6 +44,7 @@ def beam_search(
             (total + value, (*text, token))
             for total, text in running
             for token, value in enumerate(model(text))
+            if value > -np.inf
         )[::-1][: 2 * beams]
         running = []
         for rank, (total, text) in enumerate(candidates):
@@ -58,7 +59,7 @@ def beam_search(
         if early is True or length == longest:
             break
         horizon = longest if early == "never" and penalty > 0 else length
-        if running[0][0] / horizon**penalty <= ended[-1][0]:
+        if not running or running[0][0] / horizon**penalty <= ended[-1][0]:
             break
     return ended
 
@@ -74,7 +75,11 @@ def greedy(model: LogProbabilities, *, longest: int) -> tuple[float, Text]:
 
 
 def log_probabilities(
-    source: np.ndarray, params: Any, config: ModelConfig, pieces: int | None = None
+    source: np.ndarray,
+    params: Any,
+    config: ModelConfig,
+    pieces: int | None = None,
+    start: int = EOS,
 ) -> LogProbabilities:
     """What `tests.models.oracle` says of texts for one source, in float64."""
 
@@ -86,7 +91,7 @@ def log_probabilities(
     table = params["token_embedding" if config.tie_head else "lm_head"]["embedding"]
 
     def of(text: Text) -> np.ndarray:
-        target = np.array([EOS, *text])
+        target = np.array([start, *text])
         past = np.tri(len(target), dtype=bool)
         real = np.tile(source != config.pad_id, (len(target), 1))
         x = oracle.embed(target, params, "decoder", config)

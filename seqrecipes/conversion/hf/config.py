@@ -136,7 +136,8 @@ def generation(config: ModelConfig) -> dict[str, Any]:
     return {
         **SPECIAL_IDS,
         "decoder_start_token_id": SPECIAL_IDS["eos_token_id"],
-        "max_length": config.max_positions,
+        # With the start token.
+        "max_length": config.max_positions + 1,
     }
 
 

@@ -159,6 +159,21 @@ def inside(folder: pathlib.Path, name: str) -> pathlib.Path:
     return folder / name
 
 
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+    """The object in a file.
+
+    Raises:
+      UserError: the file holds none.
+    """
+    try:
+        values = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError("CHECKPOINT", str(file), f"not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError("CHECKPOINT", str(file), "not a configuration")
+    return values
+
+
 def _shards(file: pathlib.Path) -> Sequence[pathlib.Path]:
     if not file.name.endswith(".index.json"):
         return [file]

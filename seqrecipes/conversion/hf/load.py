@@ -7,7 +7,6 @@ missing, unknown or of another shape ends the import with the whole list.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import pathlib
 import re
@@ -19,7 +18,7 @@ import numpy as np
 
 from seqrecipes import models, tree
 from seqrecipes.conversion.hf import config as hf_config
-from seqrecipes.conversion.hf.files import FLOATS, Weights, inside
+from seqrecipes.conversion.hf.files import FLOATS, Weights, inside, read_json
 from seqrecipes.conversion.hf.names import Tensor, layout
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
@@ -68,13 +67,7 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     if not file.is_file():
         what = "holds no config.json" if folder.is_dir() else "is no folder"
         raise UserError("CHECKPOINT", str(folder), f"{what}; name a folder of a model")
-    try:
-        values = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
-        raise UserError("CHECKPOINT", str(file), f"not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError("CHECKPOINT", str(file), "not a configuration")
-    return values
+    return read_json(file)
 
 
 def load(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from seqrecipes.data import pieces
 from seqrecipes.data.labelled.records import Record
 from seqrecipes.data.vocabulary import Vocabulary
 
@@ -43,15 +44,5 @@ PLAIN = Form(_source, _target, _finish)
 
 
 def decode(vocabulary: Vocabulary, ids: np.ndarray) -> str:
-    """The text of generated ids: up to the first </s>, without special ones, <unk> among them.
-
-    Args:
-      vocabulary: that the ids are of.
-      ids: int[n], as the decoder predicts them: <s>, text, </s>; anything may follow.
-    """
-    specials = vocabulary.specials
-    ids = np.asarray(ids)
-    ends = np.flatnonzero(ids == specials.eos)
-    ids = ids[: ends[0]] if ends.size else ids
-    kept = ids[specials.is_ordinary(ids)]
-    return vocabulary.tokenizer.decode(kept.tolist()).strip()
+    """The text of generated ids: `pieces.decode`."""
+    return pieces.decode(vocabulary.tokenizer, vocabulary.specials, ids)
