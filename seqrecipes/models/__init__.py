@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder_only import EncoderOnly
+from seqrecipes.models.keys import key
 from seqrecipes.models.labeller import Head, Labeller
 from seqrecipes.models.language_model import LanguageModel
 from seqrecipes.models.seq2seq import Seq2Seq
@@ -31,9 +32,7 @@ def random_params(model: Model, seed: int) -> dict[str, Any]:
     """Random parameters as a nested dictionary; call it under jit or eval_shape."""
     names = ("encoder_input_tokens", "decoder_input_tokens", "masked_positions", "word_positions")
     # Parameters do not depend on the length of the example.
-    return model.init(jax.random.key(seed), {name: jnp.zeros((1, 1), int) for name in names})[
-        "params"
-    ]
+    return model.init(key(seed), {name: jnp.zeros((1, 1), int) for name in names})["params"]
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, Any]:

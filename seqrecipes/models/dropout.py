@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from seqrecipes.models.products import scaled
+
 Array = jax.Array
 
 _WORD = np.uint32
@@ -53,7 +55,7 @@ def drop(rate: float, x: Array, seeds_Bx2: Array) -> Array:
       seeds_Bx2: of each example, uint32.
     """
     dropped = words(seeds_Bx2, x.shape[1:]) < _WORD(round(rate * 2**32))
-    return jnp.where(dropped, jnp.zeros_like(x), x / (1 - rate))
+    return jnp.where(dropped, jnp.zeros_like(x), scaled(x, 1 / (1 - rate)))
 
 
 def _forward(rate: float, x: Array, seeds_Bx2: Array) -> tuple[Array, Array]:

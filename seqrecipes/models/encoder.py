@@ -14,6 +14,7 @@ from seqrecipes.models.layers import (
     kernel_init,
     layer_norm,
 )
+from seqrecipes.models.products import rows
 from seqrecipes.models.stack import TransformerStack
 
 
@@ -29,15 +30,9 @@ class TokenTable(nn.Module):
             (self.config.vocab_size, self.config.hidden_size),
         )
 
-    def matrix(self) -> Array:
-        """The table [V, D] in the compute type, whole along D on every device."""
-        return nn.with_logical_constraint(
-            self.embedding.astype(self.config.dtype), ("vocab", "hidden")
-        )
-
     def __call__(self, tokens_BxT: Array) -> Array:
-        """Rows of the table [B, T, D]."""
-        return constrain_hidden(self.matrix()[tokens_BxT])
+        """Rows of the table [B, T, D], in the compute type."""
+        return constrain_hidden(rows(self.embedding, tokens_BxT, self.config.dtype))
 
 
 class Embedder(nn.Module):
@@ -54,14 +49,15 @@ class Embedder(nn.Module):
         if position is None and length > c.max_positions:
             # Rows past the end of a table would come out as NaN.
             raise UserError("sequence length", length, f"max_positions is {c.max_positions}")
+        # In float32: the gradient of a position is a sum over the batch.
         positions = nn.Embed(
             c.max_positions,
             c.hidden_size,
-            dtype=c.dtype,
             embedding_init=kernel_init(c),
             name="position",
         )
-        x_BxTxD = tokens_BxTxD + positions(jnp.arange(length) if position is None else position)
+        added = positions(jnp.arange(length) if position is None else position)
+        x_BxTxD = (tokens_BxTxD + added).astype(c.dtype)
         if c.embedding_norm:
             x_BxTxD = layer_norm(c, "norm")(x_BxTxD)
         return constrain_hidden(Dropout(c.dropout, name="dropout")(x_BxTxD, example_ids_B))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.encoder import Encoder, TokenTable, real_lengths
 from seqrecipes.models.language_model import LanguageModel
-from seqrecipes.models.layers import Array, kernel_init, layer_norm
+from seqrecipes.models.layers import Array, Dense, kernel_init, layer_norm
 from seqrecipes.models.projection import Projection
 
 
@@ -27,12 +27,12 @@ class MlmHead(nn.Module):
     def __call__(self, hidden_BxPxD: Array, table_VxD: Array | None) -> Projection:
         """Of states [B, P, D]; the head owns its table when `table_VxD` is None."""
         c = self.config
-        h_BxPxD = nn.Dense(c.hidden_size, dtype=c.dtype, kernel_init=kernel_init(c), name="dense")(
+        h_BxPxD = Dense(c.hidden_size, dtype=c.dtype, kernel_init=kernel_init(c), name="dense")(
             hidden_BxPxD
         )
         h_BxPxD = layer_norm(c, "norm")(nn.gelu(h_BxPxD, approximate=False))
         if table_VxD is None:
-            table_VxD = TokenTable(c, name="projection").matrix()
+            table_VxD = TokenTable(c, name="projection").embedding
         bias_V = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         return Projection(h_BxPxD, table_VxD, bias_V)
 
@@ -80,5 +80,5 @@ class EncoderOnly(LanguageModel):
 
     def projection(self, hidden_BxPxD: Array) -> Projection:
         """What the logits of states [B, P, D] are made of."""
-        table = self.token_embedding.matrix() if self.config.tie_head else None
+        table = self.token_embedding.embedding if self.config.tie_head else None
         return self.mlm_head(hidden_BxPxD, table)

@@ -17,7 +17,7 @@ from seqrecipes.config.check import Range, check_fields
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.encoder import Encoder, TokenTable, real_lengths
-from seqrecipes.models.layers import Array, kernel_init
+from seqrecipes.models.layers import Array, Dense, kernel_init
 from seqrecipes.models.projection import Prediction, Projection
 
 # What a head reads, and the feature that says what it should find there.
@@ -63,9 +63,7 @@ class Classifier(nn.Module):
         c = self.config
         for layer, width in enumerate(self.head.hidden):
             x_BxPxD = Dropout(c.dropout, name=f"dropout_{layer}")(x_BxPxD, example_ids_B)
-            dense = nn.Dense(
-                width, dtype=c.dtype, kernel_init=kernel_init(c), name=f"hidden_{layer}"
-            )
+            dense = Dense(width, dtype=c.dtype, kernel_init=kernel_init(c), name=f"hidden_{layer}")
             x_BxPxD = nn.gelu(dense(x_BxPxD), approximate=False)
         x_BxPxD = Dropout(c.dropout, name="dropout")(x_BxPxD, example_ids_B)
         return Output(c, self.head.labels, name="output")(x_BxPxD)
@@ -82,7 +80,7 @@ class Output(nn.Module):
         c = self.config
         kernel = self.param("kernel", kernel_init(c), (x_BxPxD.shape[-1], self.labels))
         bias = self.param("bias", nn.initializers.zeros, (self.labels,))
-        return Projection(x_BxPxD, kernel.T.astype(c.dtype), bias)
+        return Projection(x_BxPxD, kernel.T, bias)
 
 
 class Classifiers(nn.Module):

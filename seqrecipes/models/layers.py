@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 from seqrecipes.models.attention import allowed, attend, attend_to_past, weigh
 from seqrecipes.models.attention_fusion import AttentionFusion
@@ -20,6 +21,7 @@ from seqrecipes.models.cache import KeysValues, Source
 from seqrecipes.models.config import ModelConfig
 from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.fused_attention import Mix, layer_scores, mix_layers
+from seqrecipes.models.products import scaled
 
 Array = jax.Array
 
@@ -27,6 +29,28 @@ Array = jax.Array
 def kernel_init(config: ModelConfig) -> nn.initializers.Initializer:
     """N(0, initializer_range): the one initialiser of matrices and tables."""
     return nn.initializers.normal(config.initializer_range)
+
+
+def _leave_bias(inputs: Any, kernel: Any, bias: Any, *, dtype: Any) -> tuple[Any, Any, Any]:
+    return (*promote_dtype(inputs, kernel, dtype=dtype), bias)
+
+
+class Dense(nn.Dense):
+    """flax's, but that the bias is added, and so its gradient summed over tokens, in float32."""
+
+    promote_dtype: Callable[..., Any] = _leave_bias
+
+    def __call__(self, inputs: Array) -> Array:
+        return super().__call__(inputs).astype(self.dtype)
+
+
+class DenseGeneral(nn.DenseGeneral):
+    """flax's, with the bias as in `Dense`."""
+
+    promote_dtype: Callable[..., Any] = _leave_bias
+
+    def __call__(self, inputs: Array) -> Array:
+        return super().__call__(inputs).astype(self.dtype)
 
 
 def layer_norm(config: ModelConfig, name: str | None = None) -> nn.LayerNorm:
@@ -57,13 +81,13 @@ class Attention(nn.Module):
     def setup(self) -> None:
         c = self.config
         linear = functools.partial(
-            nn.DenseGeneral,
+            DenseGeneral,
             (c.num_heads, c.head_size),
             dtype=c.dtype,
             kernel_init=kernel_init(c),
         )
         self.query, self.key, self.value = linear(), linear(), linear()
-        self.output = nn.DenseGeneral(
+        self.output = DenseGeneral(
             c.hidden_size, axis=(-2, -1), dtype=c.dtype, kernel_init=kernel_init(c)
         )
         self.dropout = Dropout(c.attention_dropout)
@@ -114,7 +138,7 @@ class Attention(nn.Module):
         return self.output(mixed_BxTxHxK)
 
     def _queries(self, x_BxTxD: Array) -> Array:
-        return _constrain(self.query(x_BxTxD)) * self.config.head_size**-0.5
+        return scaled(_constrain(self.query(x_BxTxD)), self.config.head_size**-0.5)
 
     def _keys_values(self, x_BxTxD: Array) -> KeysValues:
         return KeysValues(_constrain(self.key(x_BxTxD)), _constrain(self.value(x_BxTxD)))
@@ -157,12 +181,12 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BxTxD: Array) -> Array:
         c = self.config
-        h_BxTxF = nn.Dense(c.mlp_size, dtype=c.dtype, kernel_init=kernel_init(c), name="input")(
+        h_BxTxF = Dense(c.mlp_size, dtype=c.dtype, kernel_init=kernel_init(c), name="input")(
             x_BxTxD
         )
         h_BxTxF = nn.with_logical_constraint(h_BxTxF, ("batch", "length", "mlp"))
         h_BxTxF = nn.gelu(h_BxTxF, approximate=False)
-        return nn.Dense(c.hidden_size, dtype=c.dtype, kernel_init=kernel_init(c), name="output")(
+        return Dense(c.hidden_size, dtype=c.dtype, kernel_init=kernel_init(c), name="output")(
             h_BxTxF
         )
 

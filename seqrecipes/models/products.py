@@ -1,9 +1,15 @@
-"""Matrix products of the compute type whose results are summed and kept in a wider one."""
+"""Operations of the compute type whose sums are made and kept in a wider one.
+
+Where many tokens meet, a sum in bfloat16 stops growing at 256 times a summand. All sums over tokens
+are therefore made in float32 at least: those of matrix products by the hardware, the others here.
+"""
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -55,3 +61,38 @@ def _backward(
 
 
 _narrow.defvjp(_forward, _backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rows(table_VxD: Array, ids: Array, dtype: Any) -> Array:
+    """Rows [..., D] of a table in the compute type; gradients are summed in the table's own type.
+
+    Args:
+      table_VxD: float32 parameters with the logical axes (vocab, embed).
+      ids: integers below V.
+      dtype: of the result.
+    """
+    return whole_rows(table_VxD.astype(dtype))[ids]
+
+
+def _rows_forward(table_VxD: Array, ids: Array, dtype: Any) -> tuple[Array, tuple[Array, Array]]:
+    return rows(table_VxD, ids, dtype), (table_VxD, ids)
+
+
+def _rows_backward(dtype: Any, kept: tuple[Array, Array], gradient: Array) -> tuple[Array, None]:
+    table_VxD, ids = kept
+    zeros = jnp.zeros_like(table_VxD)
+    return whole_rows(zeros.at[ids].add(gradient.astype(table_VxD.dtype))), None
+
+
+rows.defvjp(_rows_forward, _rows_backward)
+
+
+def whole_rows(table_VxD: Array) -> Array:
+    """The table, whole along D on every device."""
+    return nn.with_logical_constraint(table_VxD, ("vocab", "hidden"))
+
+
+def scaled(x: Array, factor: float) -> Array:
+    """x times a number that is not rounded to the type of x before."""
+    return (x.astype(wide(x.dtype)) * factor).astype(x.dtype)

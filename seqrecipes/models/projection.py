@@ -7,17 +7,17 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 
-from seqrecipes.models.products import wide_product
+from seqrecipes.models.products import whole_rows, wide_product
 
 Array = jax.Array
 
 
 class Projection(NamedTuple):
-    """What logits over a vocabulary, or over labels, are made of, in the compute type.
+    """What logits over a vocabulary, or over labels, are made of.
 
     Attributes:
-      states: [..., D].
-      table_VxD: a row for each id.
+      states: [..., D], in the compute type.
+      table_VxD: a row for each id, in its own type, so that its gradient is of that type too.
       bias_V: added to the logits, in its own type.
     """
 
@@ -25,10 +25,14 @@ class Projection(NamedTuple):
     table_VxD: Array
     bias_V: Array | None = None
 
+    def matrix(self) -> Array:
+        """The table [V, D] in the compute type."""
+        return whole_rows(self.table_VxD.astype(self.states.dtype))
+
     def logits(self) -> Array:
         """States times the transposed table, plus the bias: [..., V], in float32 at least."""
         letters = "abcd"[: self.states.ndim - 1]
-        logits = wide_product(f"{letters}x,vx->{letters}v", self.states, self.table_VxD)
+        logits = wide_product(f"{letters}x,vx->{letters}v", self.states, self.matrix())
         axes = ("batch", *(None,) * (logits.ndim - 2), "vocab")
         logits = nn.with_logical_constraint(logits, axes)
         return logits if self.bias_V is None else logits + self.bias_V

@@ -162,4 +162,4 @@ class Seq2Seq(LanguageModel):
     def projection(self, hidden_BxTxD: Array) -> Projection:
         """What the logits of states [B, T, D] are made of."""
         table = self.token_embedding if self.config.tie_head else self.lm_head
-        return Projection(hidden_BxTxD, table.matrix())
+        return Projection(hidden_BxTxD, table.embedding)

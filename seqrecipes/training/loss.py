@@ -92,7 +92,7 @@ def _over_tiles(
     terms: _Terms, projection: Projection, targets_BxT: Array, *, with_gradients: bool
 ) -> tuple[Sums, Projection | None]:
     """The sums, and the gradient of the objective with respect to the projection."""
-    states_BxTxD, table_VxD, bias_V = projection
+    states_BxTxD, table_VxD, bias_V = projection.states, projection.matrix(), projection.bias_V
     batch, length, width = states_BxTxD.shape
     tile = min(terms.tile, length)
     tiles = -(-length // tile)
@@ -141,7 +141,7 @@ def _over_tiles(
     of_states = jnp.moveaxis(of_states, 0, 2).reshape(batch, tiles * tile, width)[:, :length]
     return sums, Projection(
         of_states,
-        of_table.sum(0).astype(table_VxD.dtype),
+        of_table.sum(0).astype(projection.table_VxD.dtype),
         None if bias_V is None else of_bias.sum(0).astype(bias_V.dtype),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -76,16 +77,26 @@ def test_frozen_and_unfrozen_cost_what_the_arithmetic_says() -> None:
     assert counted[UNFROZEN] == pytest.approx(predicted[UNFROZEN], rel=0.1)
 
 
-def products(jaxpr: Any) -> list[Any]:
-    """All matrix products of a traced program, those of its inner programs too."""
-    found = []
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All of a traced program, those of its inner programs too."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            found.append(equation)
+        yield equation
         for parameter in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(parameter, "jaxpr", parameter)
-            found += products(inner) if hasattr(inner, "eqns") else []
-    return found
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+def update_in_bfloat16(kind: str, **overrides: Any) -> list[Any]:
+    """The equations of loss and gradients of a bfloat16 model."""
+    training = stages.stage(kind, dtype="bfloat16", **overrides)
+    batch = {name: jnp.ones((ROWS, n), jnp.int32) for name, n in training.features.items()}
+
+    def loss(params: Any) -> Any:
+        key, rows = jax.random.key(0), jnp.arange(ROWS)
+        return loss_sums(training.model, params, batch, rows, key, TILE).objective
+
+    return list(equations(jax.make_jaxpr(jax.grad(loss))(training.shapes).jaxpr))
 
 
 @pytest.mark.parametrize(
@@ -93,18 +104,26 @@ def products(jaxpr: Any) -> list[Any]:
 )
 def test_a_bfloat16_model_multiplies_bfloat16_matrices_alone(kind: str, fusion: str) -> None:
     # A float32 operand makes a float32 product, at a fraction of an accelerator's rate.
-    training = stages.stage(kind, dtype="bfloat16", attention_fusion=fusion)
-    batch = {name: jnp.ones((ROWS, n), jnp.int32) for name, n in training.features.items()}
-
-    def loss(params: Any) -> Any:
-        key, rows = jax.random.key(0), jnp.arange(ROWS)
-        return loss_sums(training.model, params, batch, rows, key, TILE).objective
-
-    found = products(jax.make_jaxpr(jax.grad(loss))(training.shapes).jaxpr)
-    layers = training.model.config.encoder_layers + training.model.config.decoder_layers
-    assert len(found) > 18 * (layers > 2) + 18
+    traced = update_in_bfloat16(kind, attention_fusion=fusion)
+    found = [each for each in traced if each.primitive.name == "dot_general"]
+    assert len(found) > (36 if kind == SEQ2SEQ else 18)
     types = {tuple(str(x.aval.dtype) for x in equation.invars) for equation in found}
     assert types == {("bfloat16", "bfloat16")}
+
+
+@pytest.mark.parametrize("fusion", ["none", "shared", "per_layer", "decoder_states"])
+@pytest.mark.parametrize("tie_head", [True, False])
+def test_a_bfloat16_model_sums_nothing_in_bfloat16(fusion: str, tie_head: bool) -> None:
+    # A sum in bfloat16 over many tokens stops growing: gradients of tables, positions and biases.
+    kind = MLM if fusion == "none" else SEQ2SEQ
+    settings = {"attention_fusion": fusion, "tie_head": tie_head, "dropout": 0.1}
+    traced = update_in_bfloat16(kind, **settings)
+    sums = [e for e in traced if e.primitive.name in ("scatter-add", "reduce_sum", "cumsum")]
+    assert len(sums) > 10 and any(each.primitive.name == "scatter-add" for each in sums)
+    found = {(str(out.aval.dtype), out.aval.shape) for each in sums for out in each.outvars}
+    # Masked positions are distinct: what goes back to their states is put there, not summed.
+    found -= {("bfloat16", (ROWS, stages.SOURCE, 32))} if kind == MLM else set()
+    assert {dtype for dtype, _ in found} <= {"float32", "int32"}
 
 
 def backward_parts(compiled: Any) -> set[str]:
