@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import pathlib
 import re
@@ -23,6 +24,7 @@ import jax
 import numpy as np
 
 from seqrecipes import models
+from seqrecipes.conversion.hf import normaliser
 from seqrecipes.conversion.hf.files import Weights
 from seqrecipes.conversion.hf.parity_report import (
     ABSOLUTE,
@@ -325,9 +327,10 @@ def _their_values(
 def _compare_tokenizer(
     tokenizer: Any, processor: Any, lines: Mapping[str, Sequence[str]]
 ) -> Tokenized:
-    """The folder's tokenizer against SentencePiece."""
+    """The folder's tokenizer against SentencePiece, on every spelling of the lines."""
     counts = [0, 0, 0, 0]
-    for line in (line for given in lines.values() for line in given):
+    given = itertools.chain.from_iterable(lines.values())
+    for line in itertools.chain.from_iterable(map(normaliser.spellings, given)):
         ids, theirs = processor.EncodeAsIds(line), tokenizer.encode(line, add_special_tokens=False)
         counts[0] += 1
         counts[1] += ids != theirs

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 ABSOLUTE = 1e-4  # largest difference of a logit or of a hidden state, in float32
-# Score ties and rare sequences of combining characters come out differently (`tokenizer.py`).
+# Score ties come out differently (`tokenizer.py`).
 TOKENS = 1e-3  # largest share of differing token ids
 
 

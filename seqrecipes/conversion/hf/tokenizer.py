@@ -1,10 +1,10 @@
 """A SentencePiece model as the files that `AutoTokenizer` reads, with the same ids.
 
-The normaliser spells out what SentencePiece does around its character map: spaces at the ends go,
-repeated ones become one, the text begins with "▁", and every other space is written so. Special
-pieces are special tokens: literal "<mask>" in a text becomes the special id, as fill-mask needs it,
-unless the tokenizer is called with `split_special_tokens=True`, when it is characters as in
-training.
+The normaliser spells out what SentencePiece does to a text (`normaliser.py`): its character map,
+spaces at the ends go, repeated ones become one, the text begins with "▁", and every other space is
+written so. Special pieces are special tokens: literal "<mask>" in a text becomes the special id, as
+fill-mask needs it, unless the tokenizer is called with `split_special_tokens=True`, when it is
+characters as in training.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
 
 from seqrecipes.config.vocabulary import TRAIN_COMMAND
+from seqrecipes.conversion.hf import normaliser
+from seqrecipes.conversion.hf.normaliser import SPACE
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
 
-SPACE = "▁"
 _NAMED = {  # what each piece is called in the configuration
     "bos_token": "<s>",
     "cls_token": "<s>",
@@ -38,13 +39,10 @@ _Piece = ModelProto.SentencePiece
 def write_tokenizer(model: bytes, folder: Path, *, max_length: int) -> None:
     """Writes tokenizer.json, tokenizer_config.json, and the model itself as spm.model.
 
-    Every piece keeps its id. Texts get the ids that SentencePiece gives them but for two causes
-    that no tokenizer.json can mend. SentencePiece rounds the score of what it has read so far to
-    float32 where tokenizers keeps float64: of two segmentations that are all but equal the other
-    one may win. And tokenizers applies the character map to graphemes of less than six bytes or
-    else to single characters, SentencePiece wherever it fits: marks that were not composed with
-    their letter before (decomposed kana, Hangul or Tamil vowels, two marks on a letter) may stay so
-    or be lost.
+    Every piece keeps its id. Texts get the ids that SentencePiece gives them but for one cause that
+    no tokenizer.json can mend: SentencePiece rounds the score of what it has read so far to float32
+    where tokenizers keeps float64, so that of two segmentations that are all but equal the other
+    one may win.
 
     Args:
       model: a unigram model in the layout of `seqrecipes.data.pieces`.
@@ -110,17 +108,7 @@ def _tokenizer(proto: ModelProto) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.Unigram(_scores(proto), unk_id=3, byte_fallback=trainer.byte_fallback)
     )
-    steps: list[Any] = []
-    if normalizer.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(normalizer.precompiled_charsmap))
-    if normalizer.remove_extra_whitespaces:
-        steps += [
-            normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""),
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
-    if normalizer.add_dummy_prefix:
-        steps.append(normalizers.Prepend(SPACE))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+    tokenizer.normalizer = normalizers.Sequence(normaliser.steps(proto))
     cuts = [pre_tokenizers.Split(Regex(spelled_specials(proto)), "merged_with_next")]
     # Words are segmented on their own, and remembered, where no piece can reach over a space.
     names = {piece.piece for piece in proto.pieces}

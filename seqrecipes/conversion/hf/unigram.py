@@ -14,7 +14,9 @@ import sentencepiece
 import tokenizers
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from seqrecipes.conversion.hf.tokenizer import SPACE, spelled_specials
+from seqrecipes.conversion.hf import normaliser
+from seqrecipes.conversion.hf.normaliser import SPACE
+from seqrecipes.conversion.hf.tokenizer import spelled_specials
 from seqrecipes.data import pieces
 
 _Piece = ModelProto.SentencePiece
@@ -29,6 +31,8 @@ _PROBES = (
     "مرحبا हिन्दी தமிழ்",
     "☃ 🙂",
 )
+# For tokenizers that compose.
+_PARTS = ("e\u0301 a\u0323\u0302 か\u3099 ｶﾞ க\u0bc6\u0bbe", "ﬁ\u0301 â\u0301 a\u0302\u0323")
 
 
 class Inexpressible(Exception):
@@ -106,7 +110,8 @@ def difference(path: Path, model: bytes) -> str | None:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    for text in _PROBES:
+    composes = tokenizer.normalizer is not None and "NFC" in str(tokenizer.normalizer)
+    for text in (*_PROBES, *(_PARTS if composes else ())):
         if tokenizer.encode(text, add_special_tokens=False).ids != processor.encode(text):
             return text
     return None
@@ -118,11 +123,14 @@ def _normalise(model: ModelProto, tokenizer: dict[str, Any]) -> None:
     spec.add_dummy_prefix = spec.remove_extra_whitespaces = False
     spec.escape_whitespaces = True
     spelled = spelled_specials(model)
+    composing = normaliser.composing_steps()
     for step in [
         *steps(tokenizer.get("normalizer"), "normalizers"),
         *steps(tokenizer.get("pre_tokenizer"), "pretokenizers"),
     ]:
         match step:
+            case _ if step in composing:
+                pass  # as the map itself does in SentencePiece; `difference` sees where it does not
             case {"type": "Precompiled", "precompiled_charsmap": str(charsmap)}:
                 spec.precompiled_charsmap = base64.b64decode(charsmap)
             case (
