@@ -59,7 +59,8 @@ ifneq ($(UV),)
 	"$(UV)" pip install --quiet --python $(BIN)/python -r requirements.lock
 	"$(UV)" pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
 else
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# Older versions of pip would call setup.py of some packages, which fails without `wheel`.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 endif
 	@touch $@
