@@ -41,6 +41,35 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tasks_flag(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """The flag that names the task module, the same for all commands.
+
+    Args:
+      parser: of the command.
+      default: the module; None is what the gin files say.
+    """
+    shown = default or "that of the gin files"
+    parser.add_argument(
+        "--tasks",
+        metavar="MODULE",
+        default=default,
+        help=f"registers what there is to read (default: {shown})",
+    )
+
+
+def with_tasks(bindings: Sequence[str], module: str | None, field: str) -> list[str]:
+    """The bindings of a command, with one for the flag --tasks where it is given.
+
+    Raises:
+      UserError: there is one already.
+    """
+    if module is None:
+        return list(bindings)
+    if any(binding.startswith(f"{field} = ") for binding in bindings):
+        raise UserError("--tasks", module, f"--gin.{field} is given too; give one of them")
+    return [*bindings, f"{field} = {module!r}"]
+
+
 def parse_flags(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> tuple[argparse.Namespace, list[str]]:

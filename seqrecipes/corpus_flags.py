@@ -27,12 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="files of a language (corpus text: en=texts/en) or of a pair (corpus parallel: "
         "de-en=opus/de-en.tsv.gz): a folder or a glob; may be repeated",
     )
-    parser.add_argument(
-        "--tasks",
-        default="tasks.pretrain",
-        metavar="MODULE",
-        help="registers the corpora (default: %(default)s)",
-    )
+    configuration.add_tasks_flag(parser, "tasks.pretrain")
     configuration.add_flags(parser)
 
 

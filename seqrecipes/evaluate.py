@@ -33,13 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--vocabulary", default="", metavar="FILE", help="where it is not in the run's folder"
     )
-    parser.add_argument(
-        "--tasks",
-        default="tasks.downstream",
-        metavar="MODULE",
-        help="registers the labelled sets (default: %(default)s)",
-    )
-
+    configuration.add_tasks_flag(parser, "tasks.downstream")
     configuration.add_flags(parser)
     parser.epilog = (
         "Where the data lies is known from the run's data.json; "

@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seqrecipes.finetune", description=__doc__)
     parser.add_argument("--dry_run", action="store_true", help="check and print, train nothing")
 
+    configuration.add_tasks_flag(parser)
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
     return exit_status(
@@ -32,6 +33,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     configuration.quiet_tensorflow()
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name one, e.g. --gin_file=gin/finetune/udpos.gin")
+    bindings = configuration.with_tasks(bindings, flags.tasks, "Finetuning.tasks")
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
     with configuration.required_values():
         wanted = finetune()

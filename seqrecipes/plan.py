@@ -46,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument("--utilisation", type=float, default=0.4, help="share of the peak")
     group.add_argument("--reserve", type=float, default=0.1, help="share of memory to stay free")
 
+    configuration.add_tasks_flag(parser)
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
     return exit_status(lambda: _run(flags, bindings))
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     configuration.quiet_tensorflow()
+    bindings = configuration.with_tasks(bindings, flags.tasks, "Recipe.tasks")
     if not flags.recipes and not flags.gin_file:
         raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
     files = [[file, *flags.gin_file] for file in flags.recipes] or [flags.gin_file]

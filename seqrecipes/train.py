@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     group.add_argument("--process_count", type=int, metavar="N")
     group.add_argument("--process_index", type=int, metavar="I")
 
+    configuration.add_tasks_flag(parser)
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
     return exit_status(
@@ -36,6 +37,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     configuration.quiet_tensorflow()
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
+    bindings = configuration.with_tasks(bindings, flags.tasks, "Recipe.tasks")
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
     with configuration.required_values():
         wanted = train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pathlib
@@ -91,6 +92,30 @@ def test_only_the_greeting_is_left_out(capfd: pytest.CaptureFixture[str]) -> Non
         os.write(2, b"before it\n")
         raise ValueError("it")
     assert capfd.readouterr().err == "ours\nbefore it\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [("train", "roberta_12e"), ("plan", "roberta_12e"), ("finetune", "finetune/udpos")],
+)
+def test_a_task_module_is_named_alike_for_all_commands(
+    command: str, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    main = importlib.import_module(f"seqrecipes.{command}").main
+    gin.clear_config()
+    flags = [f"--gin_file=gin/{file}.gin", "--tasks=os"]
+    given = "Finetuning.tasks" if command == "finetune" else "Recipe.tasks"
+    assert main([*flags, f"--gin.{given}='tasks.pretrain'"]) == 2
+    assert f"--gin.{given} is given too" in capsys.readouterr().err
+    gin.clear_config()
+    assert main(flags) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    if command == "finetune":  # which misses a checkpoint first
+        assert gin.query_parameter(given) == "os"
+    else:
+        assert f"{given} = 'os': registers no tasks" in error
+    gin.clear_config()
 
 
 def test_files_of_the_clone_are_found_from_anywhere(

@@ -66,7 +66,8 @@ def read_config(folder: pathlib.Path) -> dict[str, Any]:
     file = inside(folder, "config.json")
     if not file.is_file():
         what = "holds no config.json" if folder.is_dir() else "is no folder"
-        raise UserError("CHECKPOINT", str(folder), f"{what}; name a folder of a model")
+        remedy = "name a folder of a model (`hf download NAME --local-dir FOLDER` fetches one)"
+        raise UserError("CHECKPOINT", str(folder), f"{what}; {remedy}")
     return read_json(file)
 
 
