@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -41,7 +42,13 @@ def parameter_shapes(config: ModelConfig) -> dict[str, Any]:
 
 
 def shapes(model: Model) -> dict[str, Any]:
-    """Nested dictionary of the shapes of a model's parameters."""
+    """Nested dictionary of the shapes of a model's parameters; equal models are traced once."""
+    # A dictionary of its own for each caller.
+    return jax.tree.map(lambda leaf: leaf, _traced(model))
+
+
+@functools.lru_cache
+def _traced(model: Model) -> dict[str, Any]:
     return jax.eval_shape(lambda: random_params(model, 0))
 
 

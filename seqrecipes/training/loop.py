@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from seqrecipes import tree
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import PLAIN, AdamW, Checkpointing, Loss, Partitioning
-from seqrecipes.models import Labeller, Model, random_params
+from seqrecipes.models import Labeller, Model, random_params, shapes
 from seqrecipes.training import accelerators, flops, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.checkpoints import Checkpoints
@@ -109,7 +109,7 @@ class Training:
     @functools.cached_property
     def shapes(self) -> dict[str, Any]:
         """Nested dictionary of the parameters' shapes."""
-        return jax.eval_shape(self.initial_values)
+        return shapes(self.model)
 
     @functools.cached_property
     def spans(self) -> list[Span]:
