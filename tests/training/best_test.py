@@ -22,6 +22,8 @@ from seqrecipes.training.checkpoints import Checkpoints
 from seqrecipes.training.interruption import Interrupted
 from tests.models import labels
 
+pytestmark = pytest.mark.usefixtures("shared_updates")
+
 MODEL = labels.labeller(dropout=0.1)
 BATCH = labels.batch(MODEL, rows=8)
 

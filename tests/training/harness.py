@@ -76,6 +76,12 @@ def leaves(state: TrainState) -> dict[str, np.ndarray]:
     return {path: np.array(x) for path, x in tree.flatten(state.params).items()}
 
 
+@jax.jit
+def copied(state: TrainState) -> TrainState:
+    """Arrays that a later step, which takes its state over, does not delete."""
+    return jax.tree.map(jnp.copy, state)
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run leaves: its last state, parameters at each phase's end, metrics of each step."""
@@ -134,5 +140,5 @@ def run(
                 state, values = step(state, inputs)
                 metrics.append({name: float(value) for name, value in values.items()})
             ends.append(leaves(state))
-            states.append(jax.tree.map(jnp.copy, state))
+            states.append(copied(state))
     return Result(state, ends, metrics, states)

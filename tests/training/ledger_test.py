@@ -16,6 +16,8 @@ from seqrecipes.errors import UserError
 from seqrecipes.training import accelerators, checkpoints, ledger, progress, reporting
 from tests.training import loop_test
 
+pytestmark = pytest.mark.usefixtures("shared_updates")
+
 # Of the job in `loop_test`: 16 examples, 2 layers, D=16, F=24, 8 positions, 2 of them masked, 24
 # ids. A layer takes 8 (8 D^2 + 4 S D + 4 D F), the head 2 x 2 D (D + 24).
 ENCODER = 2 * 8 * (8 * 16**2 + 4 * 8 * 16 + 4 * 16 * 24)

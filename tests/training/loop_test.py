@@ -16,6 +16,8 @@ from seqrecipes.config.training import AdamW, Partitioning
 from seqrecipes.training import checkpoints, loop, reporting
 from tests.models import tiny
 
+pytestmark = pytest.mark.usefixtures("shared_updates")
+
 FEATURES = {"encoder_input_tokens": 8, "masked_positions": 2, "masked_targets": 2}
 
 

@@ -13,7 +13,7 @@ from seqrecipes import tree
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import AdamW, Partitioning
 from seqrecipes.models import build
-from seqrecipes.training.step import enter_phase, loss_sums
+from seqrecipes.training.step import enter_phase, loss_sums, state_shardings
 from tests.models import tiny
 from tests.training import harness
 
@@ -42,17 +42,12 @@ CONFIG = tiny.config(
 BATCH = tiny.batch(CONFIG, rows=16)
 # A large epsilon keeps Adam's first steps from being the sign of rounding errors.
 ADAMW = AdamW(peak=1e-2, warmup_steps=1, floor=5e-3, epsilon=1e-3, clip_norm=0.5)
-MESHES = {
-    "all three": Partitioning(data=2, fsdp=2, tensor=2, micro_batches=2),
-    "data": Partitioning(data=8, micro_batches=2),
-}
+MESH = Partitioning(data=2, fsdp=2, tensor=2, micro_batches=2)
 
 
 @functools.cache
-def trained(name: str = "") -> harness.Result:
-    partitioning = MESHES.get(name, Partitioning())
-    mesh = partitioning.mesh() if name else None
-    return harness.run(build(CONFIG), BATCH, PHASES, ADAMW, partitioning, mesh=mesh)
+def trained() -> harness.Result:
+    return harness.run(build(CONFIG), BATCH, PHASES, ADAMW, Partitioning())
 
 
 @functools.cache
@@ -141,9 +136,9 @@ def test_what_thaws_starts_with_fresh_moments_and_the_rest_keeps_its_own() -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MESHES)
-def test_meshes_and_micro_batches_train_as_one_device_does(name: str) -> None:
-    expected, result = trained(), trained(name)
+def test_a_mesh_and_micro_batches_train_as_one_device_does() -> None:
+    expected = trained()
+    result = harness.run(build(CONFIG), BATCH, PHASES, ADAMW, MESH, mesh=MESH.mesh())
     for ours, theirs in zip(result.metrics, expected.metrics, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
     for index, end in enumerate(result.ends):
@@ -153,18 +148,22 @@ def test_meshes_and_micro_batches_train_as_one_device_does(name: str) -> None:
             np.testing.assert_array_equal(end[path][:count], snapshots()[0][path][:count])
 
 
-@pytest.mark.slow
-def test_moments_of_slices_are_spread_by_their_own_shape() -> None:
-    optimizer = trained("data").state.optimizer
-    shapes = {
-        name: (leaf.shape, leaf.addressable_shards[0].data.shape)
-        for adam in optimizer.values()
-        for name, leaf in adam.mu.items()
-    }
-    assert shapes[f"{KERNEL}[3:4]"] == ((1, 32, 64), (1, 4, 64))
-    assert shapes[f"{KERNEL}[1:3]"] == ((2, 32, 64), (2, 4, 64))
-    three = trained("all three").state.optimizer["2"].mu[f"{KERNEL}[1:3]"]
-    assert three.addressable_shards[0].data.shape == (1, 16, 32)
+@pytest.mark.parametrize(
+    ("partitioning", "lowest", "highest"),
+    [(Partitioning(data=8), (2, 4, 64), (1, 4, 64)), (MESH, (1, 16, 32), (1, 8, 32))],
+)
+def test_moments_of_slices_are_spread_by_their_own_shape(
+    partitioning: Partitioning, lowest: tuple[int, ...], highest: tuple[int, ...]
+) -> None:
+    """Of layers 1 and 2, and of layer 3: rows, 32 and 64."""
+    state = trained().state
+    layout = state_shardings(state, partitioning, partitioning.mesh())
+    for cohort, name, shape, expected in (
+        ("2", f"{KERNEL}[1:3]", (2, 32, 64), lowest),
+        ("1", f"{KERNEL}[3:4]", (1, 32, 64), highest),
+    ):
+        assert state.optimizer[cohort].mu[name].shape == shape
+        assert layout.optimizer[cohort].mu[name].shard_shape(shape) == expected
 
 
 KINDS: list[tuple[dict[str, Any], float]] = [
