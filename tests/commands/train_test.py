@@ -8,6 +8,7 @@ import random
 import shutil
 import signal
 import socket
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -50,10 +51,15 @@ def rows(model_dir: pathlib.Path, stage: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def assert_same_params(ours: pathlib.Path, theirs: pathlib.Path, *, exactly: bool = True) -> None:
-    for stage, step in STAGES.items():
-        a = harness.final_params(ours / stage, step)
-        b = harness.final_params(theirs / stage, step)
+def assert_same_params(
+    ours: pathlib.Path,
+    theirs: pathlib.Path,
+    stages: Iterable[str] = STAGES,
+    *,
+    exactly: bool = True,
+) -> None:
+    for stage in stages:
+        a, b = (harness.final_params(run / stage, STAGES[stage]) for run in (ours, theirs))
         assert a.keys() == b.keys()
         for path in a:
             if exactly:
@@ -103,10 +109,10 @@ def test_frozen_parameters_are_bit_identical_to_the_encoder(reference):
     assert np.abs(in_frozen_phase["lm_head/embedding"] - table).max() < 0.05, "began as its copy"
 
 
-def test_killed_three_times_at_random_and_resumed_bit_for_bit(reference, tmp_path):
+def test_killed_twice_at_random_and_resumed_bit_for_bit(reference, tmp_path):
     model_dir = copy_inputs(reference, tmp_path / "killed")
     chance = random.Random()
-    points = sorted(chance.sample(range(2, 11), 3))
+    points = sorted(chance.sample(range(2, 11), 2))
     print("killed when the metrics of both stages have so many lines:", points)
     for point in points:
 
@@ -143,9 +149,14 @@ def test_a_signal_saves_and_the_same_command_goes_on(reference, tmp_path, signum
     process.send_signal(signum)
     assert process.wait() == 128 + signum
     assert "saved" in (tmp_path / "log").read_text("utf-8")
-    # On other devices: another mesh at the restart changes rounding only.
-    run(model_dir, devices=4, DATA=2, TENSOR=2) if signum == signal.SIGTERM else run(model_dir)
-    assert_same_params(model_dir, reference, exactly=signum == signal.SIGINT)
+    if signum == signal.SIGINT:
+        run(model_dir)
+        assert_same_params(model_dir, reference)
+    else:
+        # On other devices: another mesh at the restart changes rounding only.
+        stage = "roberta_12e"
+        run(model_dir, devices=4, extra=(f"--stage={stage}",), DATA=2, TENSOR=2)
+        assert_same_params(model_dir, reference, [stage], exactly=False)
 
 
 def test_a_second_run_skips_what_is_finished_and_exports_what_is_asked_for(reference):
