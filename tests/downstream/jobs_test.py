@@ -23,6 +23,11 @@ def job(folder: pathlib.Path, name: str, code: str) -> Job:
     return Job(name, command, folder / name / "log.txt", result)
 
 
+@pytest.fixture(autouse=True)
+def no_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
 WRITE = "open(sys.argv[1], 'w').write(os.environ.get('CUDA_VISIBLE_DEVICES', 'none'))"
 
 
