@@ -15,34 +15,57 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from seqrecipes.config import flags as flags_of
 from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.convert", description=__doc__)
+    parser = flags_of.Parser("convert", description=__doc__)
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        type=pathlib.Path,
+        type=flags_of.path,
         help="a stage's folder or a checkpoint; with --from=hf a folder of theirs",
     )
-    parser.add_argument("output", metavar="OUT_DIR", type=pathlib.Path, help="must not exist yet")
+    parser.add_argument("output", metavar="OUT_DIR", type=flags_of.path, help="must not exist yet")
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--conversion", metavar="NAME", help="make another model of it")
+    mode.add_argument(
+        "--conversion", type=flags_of.name, metavar="NAME", help="make another model of it"
+    )
     mode.add_argument("--to", choices=["hf"], help="write a folder that transformers opens")
     mode.add_argument("--from", choices=["hf"], dest="from_", help="read such a folder")
     parser.add_argument(
         "--vocabulary",
+        type=flags_of.name,
         metavar="FILE",
         help="--to: the checkpoint's, where it is not beside it; else the new model's",
     )
-    parser.add_argument("--fsdp", type=int, default=1, metavar="N", help="devices of the fsdp axis")
-    parser.add_argument("--tensor", type=int, default=1, metavar="N", help="of the tensor axis")
+    parser.add_argument(
+        "--fsdp",
+        type=flags_of.value(flags_of.Positive),
+        default=1,
+        metavar="N",
+        help="devices of the fsdp axis",
+    )
+    parser.add_argument(
+        "--tensor",
+        type=flags_of.value(flags_of.Positive),
+        default=1,
+        metavar="N",
+        help="of the tensor axis",
+    )
 
     conversion = _Options(parser, "with --conversion")
-    conversion.add("--model", metavar="FILE", help="of the target, in configs/; default: unchanged")
-    conversion.add("--size", metavar="NAME", help="of the target's file; default: full")
+    conversion.add(
+        "--model",
+        type=flags_of.name,
+        metavar="FILE",
+        help="of the target, in configs/; default: unchanged",
+    )
+    conversion.add(
+        "--size", type=flags_of.name, metavar="NAME", help="of the target's file; default: full"
+    )
     conversion.add(
         "--set",
         action="append",
@@ -51,15 +74,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="replaces a field of the target's configuration, e.g. tie_head=False",
     )
     conversion.add(
-        "--source_vocabulary", metavar="FILE", help="the checkpoint's, where it is not beside it"
+        "--source_vocabulary",
+        type=flags_of.name,
+        metavar="FILE",
+        help="the checkpoint's, where it is not beside it",
     )
     conversion.add("--dry_run", action="store_true", help="check and print, write nothing")
     export = _Options(parser, "with --to=hf")
     export.add("--headless", action="store_true", help="the encoder alone, without a head")
     back = _Options(parser, "with --from=hf")
-    back.add("--sentinels", type=int, default=0, metavar="N", help="to add to the vocabulary")
+    back.add(
+        "--sentinels",
+        type=flags_of.value(flags_of.Count),
+        default=0,
+        metavar="N",
+        help="to add to the vocabulary",
+    )
     new = _Options(parser, "with --conversion or --from=hf")
-    new.add("--seed", type=int, default=0, help="of parameters that are new")
+    new.add(
+        "--seed", type=flags_of.value(flags_of.Seed), default=0, help="of parameters that are new"
+    )
     either = _Options(parser, "with --to=hf or --from=hf")
     either.add("--verify", action="store_true", help="compare with transformers")
 
@@ -102,6 +136,7 @@ def _run(flags: argparse.Namespace) -> str:
     if flags.output.exists():
         raise UserError("OUT_DIR", str(flags.output), "exists already; name a new folder")
     partitioning = Partitioning(fsdp=flags.fsdp, tensor=flags.tensor)
+    partitioning.mesh()  # are there so many devices?
     if flags.from_:
         return hugging_face.import_folder(
             flags.source,

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from seqrecipes import configuration
+from seqrecipes.config import flags as flags_of
 from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.evaluate", description=__doc__)
+    parser = flags_of.Parser("evaluate", description=__doc__)
     parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a seed's folder, or a checkpoint of it"
+        "--checkpoint",
+        type=flags_of.name,
+        required=True,
+        metavar="DIR",
+        help="a seed's folder, or a checkpoint of it",
     )
     parser.add_argument(
         "--languages", default="", metavar="XX,YY", help="default: all that have the split"
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--split", default="test", choices=["train", "validation", "test"], help="default: test"
     )
     parser.add_argument(
-        "--output", type=pathlib.Path, metavar="DIR", help="gets the predictions, as JSON lines"
+        "--output", type=flags_of.path, metavar="DIR", help="gets the predictions, as JSON lines"
     )
     parser.add_argument(
         "--vocabulary", default="", metavar="FILE", help="where it is not in the run's folder"

@@ -7,17 +7,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 
 from seqrecipes import configuration
+from seqrecipes.config import flags as flags_of
 from seqrecipes.config.finetuning import finetune
 from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.finetune", description=__doc__)
+    parser = flags_of.Parser("finetune", description=__doc__)
     parser.add_argument("--dry_run", action="store_true", help="check and print, train nothing")
 
     configuration.add_tasks_flag(parser)
@@ -34,18 +36,21 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name one, e.g. --gin_file=gin/finetune/udpos.gin")
     bindings = configuration.with_tasks(bindings, flags.tasks, "Finetuning.tasks")
-    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
+    configuration.load(flags.gin_file, bindings, flags.gin_search_paths, "finetune")
     with configuration.required_values():
         wanted = finetune()
     from seqrecipes.downstream import runs
     from seqrecipes.training import interruption, reporting
 
     reporting.log_to_terminal(0)
+    checked = functools.partial(configuration.check_called, bindings, "finetune")
     run = runs.Run(wanted.finetuning, wanted.model_dir)
     if flags.dry_run:
-        print(run.describe())
+        words = run.describe()
+        checked()
+        print(words)
         return 0
-    return interruption.exit_status(lambda: print(run.execute()))
+    return interruption.exit_status(lambda: print(run.execute(checked=checked)))
 
 
 if __name__ == "__main__":

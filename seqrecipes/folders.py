@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import shutil
 import tempfile
@@ -22,6 +23,23 @@ def shipped(path: str | pathlib.Path) -> pathlib.Path:
     """A file by its name here, or else by its name in the clone, as 'configs/roberta_12e.py'."""
     here, there = pathlib.Path(path), CLONE / path
     return here if here.exists() or not there.is_file() else there
+
+
+def check_writable(folder: str | pathlib.Path, field: str) -> None:
+    """Refuses a folder, there or still to be made, into which nothing can be written.
+
+    Raises:
+      UserError: `field` says where it was named.
+    """
+    path = pathlib.Path(folder).absolute()
+    there = next(each for each in (path, *path.parents) if os.path.lexists(each))
+    try:
+        # Permissions alone do not tell: of a full or a read-only disk they say nothing.
+        with tempfile.TemporaryDirectory(prefix=".", dir=there):
+            pass
+    except OSError as error:
+        problem = error.strerror if there.is_dir() else f"{there} is a file"
+        raise UserError(field, str(folder), f"cannot be written: {problem}") from error
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
+from seqrecipes.config import flags as flags_of
 from seqrecipes.errors import UserError, exit_status
 
 if TYPE_CHECKING:
@@ -28,44 +28,64 @@ _SHOWN = 10  # numbers of lines that were cut
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.generate", description=__doc__)
+    parser = flags_of.Parser("generate", description=__doc__)
     parser.add_argument(
         "--checkpoint",
         required=True,
-        type=pathlib.Path,
+        type=flags_of.path,
         metavar="DIR",
         help="a stage's folder, one of its checkpoints, or a folder in Hugging Face's format",
     )
     parser.add_argument(
-        "--vocabulary", metavar="FILE", help="the model's, where it is not beside it"
+        "--vocabulary",
+        type=flags_of.name,
+        metavar="FILE",
+        help="the model's, where it is not beside it",
     )
     parser.add_argument(
-        "--input", default="-", metavar="FILE", help="one text a line; - is standard input, default"
+        "--input",
+        type=flags_of.name,
+        default="-",
+        metavar="FILE",
+        help="one text a line; - is standard input, default",
     )
     parser.add_argument(
-        "--output", default="-", metavar="FILE", help="one text a line; - is standard output"
+        "--output",
+        type=flags_of.name,
+        default="-",
+        metavar="FILE",
+        help="one text a line; - is standard output",
     )
     parser.add_argument(
         "--beams",
-        type=int,
+        type=flags_of.value(flags_of.Positive),
         metavar="N",
         help="1 is greedy search; default: as a fine-tuned model or the folder says, else 3",
     )
     parser.add_argument(
         "--max_length",
-        type=int,
+        type=flags_of.value(flags_of.Positive),
         metavar="N",
         help="tokens of a text at most; default: as those say, else the model's positions",
     )
     parser.add_argument(
         "--length_penalty",
-        type=float,
+        type=flags_of.value(float),
         metavar="P",
         help="log-probabilities are divided by length^P; default: as those say, else 1",
     )
-    parser.add_argument("--best", type=int, metavar="N", help="the N best of each line, as JSON")
     parser.add_argument(
-        "--batch_size", type=int, default=16, metavar="N", help="lines at a time: %(default)s"
+        "--best",
+        type=flags_of.value(flags_of.Positive),
+        metavar="N",
+        help="the N best of each line, as JSON",
+    )
+    parser.add_argument(
+        "--batch_size",
+        type=flags_of.value(flags_of.Positive),
+        default=16,
+        metavar="N",
+        help="lines at a time: %(default)s",
     )
     flags = parser.parse_args(argv)
     return exit_status(lambda: _run(flags))
@@ -74,8 +94,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    if flags.batch_size < 1:
-        raise UserError("--batch_size", flags.batch_size, "must be at least 1")
     with _opened("--input", flags.input, "r") as source:
         try:
             # Not splitlines, which breaks lines where editors and wc do not.

@@ -125,4 +125,7 @@ def check_shared(resolved: Sequence[ResolvedStage], ours: dict[str, Any]) -> Non
 
 
 def _read(file: pathlib.Path) -> dict[str, Any]:
-    return json.loads(file.read_text("utf-8"))
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError("MODEL_DIR", str(file), f"cannot be read: {error}") from error

@@ -9,9 +9,11 @@ import pathlib
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from seqrecipes import configuration, corpus_flags
+from seqrecipes.config import flags as flags_of
+from seqrecipes.config.check import Range
 from seqrecipes.config.vocabulary import TRAIN_COMMAND
 from seqrecipes.errors import UserError, exit_status
 
@@ -24,18 +26,30 @@ _DEFAULT_COLUMNS = 120  # where no terminal says how wide it is
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m seqrecipes.inspect_task",
+    parser = flags_of.Parser(
+        "inspect_task",
         description="Shows examples of a task, source beside target with the noise marked, and "
         "statistics of many more. Of a large corpus it reads only what these need.",
     )
-    parser.add_argument("task", metavar="TASK", help="<corpus>.<objective>, such as sample.mlm")
-    parser.add_argument("--vocabulary", metavar="FILE", help="a spm.model")
-    parser.add_argument("--sequence_length", type=int, default=512, help="default: %(default)s")
-    parser.add_argument("--examples", type=int, default=3, help="to show (default: %(default)s)")
+    parser.add_argument(
+        "task", type=flags_of.name, metavar="TASK", help="<corpus>.<objective>, such as sample.mlm"
+    )
+    parser.add_argument("--vocabulary", type=flags_of.name, metavar="FILE", help="a spm.model")
+    parser.add_argument(
+        "--sequence_length",
+        type=flags_of.value(flags_of.Length),
+        default=512,
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--examples",
+        type=flags_of.value(flags_of.Count),
+        default=3,
+        help="to show (default: %(default)s)",
+    )
     parser.add_argument(
         "--records",
-        type=int,
+        type=flags_of.value(flags_of.Positive),
         default=2000,
         help="to count, evenly over the languages (default: %(default)s)",
     )
@@ -43,22 +57,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--language", action="append", default=[], help="only this one; may be repeated"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument(
-        "--epoch", type=int, default=0, help="how often the text was read before (default: 0)"
+        "--seed",
+        type=flags_of.value(flags_of.Seed),
+        default=0,
+        help="of the noise (default: %(default)s)",
     )
     parser.add_argument(
-        "--alpha", type=float, default=0.3, help="exponent of the languages' shares (default: 0.3)"
+        "--epoch",
+        type=flags_of.value(Annotated[int, Range(0, below=2**64)]),
+        default=0,
+        help="how often the text was read before (default: 0)",
+    )
+    parser.add_argument(
+        "--alpha",
+        type=flags_of.value(flags_of.Share),
+        default=0.3,
+        help="exponent of the languages' shares (default: 0.3)",
     )
     parser.add_argument("--ids", action="store_true", help="show the id of every token")
     parser.add_argument(
         "--prepared",
+        type=flags_of.name,
         metavar="DIR",
         help="read what `python -m seqrecipes.prepare` wrote there in place of the corpus",
     )
     parser.add_argument(
         "--output",
-        type=pathlib.Path,
+        type=flags_of.path,
         metavar="FILE",
         help=".html: examples and statistics as a page; .png: statistics as a picture",
     )
@@ -99,9 +125,6 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
 
 def _check(flags: argparse.Namespace) -> None:
     """Refuses at once what would be found out late."""
-    for name, least in (("records", 1), ("examples", 0), ("seed", 0), ("epoch", 0)):
-        if not least <= getattr(flags, name) < 2**64:
-            raise UserError(f"--{name}", getattr(flags, name), f"is a number from {least} on.")
     if flags.output and flags.output.suffix not in _SUFFIXES:
         raise UserError("--output", str(flags.output), f"ends in {' or '.join(_SUFFIXES)}.")
     if flags.output:

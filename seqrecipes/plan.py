@@ -11,11 +11,14 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from seqrecipes import configuration
+from seqrecipes.config import flags as flags_of
+from seqrecipes.config.check import Range
 from seqrecipes.config.recipe import Pretraining, train
 from seqrecipes.errors import UserError, exit_status
+from seqrecipes.folders import check_writable
 
 if TYPE_CHECKING:
     from jax import Device
@@ -29,22 +32,38 @@ TEXT_FILE = "plan.md"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.plan", description=__doc__)
+    parser = flags_of.Parser("plan", description=__doc__)
     parser.add_argument(
-        "recipes", nargs="*", metavar="FILE", help="one gin file a recipe; --gin_file follows each"
+        "recipes",
+        type=flags_of.name,
+        nargs="*",
+        metavar="FILE",
+        help="one gin file a recipe; --gin_file follows each",
     )
-    parser.add_argument("--output", type=pathlib.Path, help="folder for pictures and plan.json")
+    parser.add_argument("--output", type=flags_of.path, help="folder for pictures and plan.json")
     group = parser.add_argument_group("hours and memory")
-    group.add_argument("--accelerator", metavar="NAME", help="h100, v5e, ...")
-    group.add_argument("--devices", default="1", metavar="N", help="64, or a TPU topology: 4x8")
+    group.add_argument("--accelerator", type=flags_of.name, metavar="NAME", help="h100, v5e, ...")
+    group.add_argument(
+        "--devices", type=flags_of.name, default="1", metavar="N", help="64, or a TPU topology: 4x8"
+    )
     group.add_argument(
         "--compiler",
         default="cpu",
         choices=("cpu", "tpu"),
         help="tpu: compile for the TPU itself, with libtpu, which takes some minutes",
     )
-    group.add_argument("--utilisation", type=float, default=0.4, help="share of the peak")
-    group.add_argument("--reserve", type=float, default=0.1, help="share of memory to stay free")
+    group.add_argument(
+        "--utilisation",
+        type=flags_of.value(Annotated[float, Range(above=0, most=1)]),
+        default=0.4,
+        help="share of the peak",
+    )
+    group.add_argument(
+        "--reserve",
+        type=flags_of.value(Annotated[float, Range(0, below=1)]),
+        default=0.1,
+        help="share of memory to stay free",
+    )
 
     configuration.add_tasks_flag(parser)
     configuration.add_flags(parser)
@@ -64,6 +83,8 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     # All before the heavy imports, and once more where a plan reads what gin holds.
     for each in files:
         _read(each, bindings, flags.gin_search_paths)
+    if flags.output:
+        check_writable(flags.output, "--output")
     from seqrecipes.planning import devices
 
     machine = _machine(flags)
@@ -100,10 +121,6 @@ def _machine(flags: argparse.Namespace) -> Machine | None:
     from seqrecipes.planning.document import Machine
     from seqrecipes.training import accelerators
 
-    if not 0 < flags.utilisation <= 1:
-        raise UserError("--utilisation", flags.utilisation, "is a share: above 0, at most 1")
-    if not 0 <= flags.reserve < 1:
-        raise UserError("--reserve", flags.reserve, "is a share: 0 or more, below 1")
     if not flags.accelerator:
         if flags.compiler != "cpu":
             raise UserError("--compiler", flags.compiler, "compiles for --accelerator; name one")
@@ -122,7 +139,7 @@ def _read(files: Sequence[str], bindings: Sequence[str], search_paths: str) -> P
     import gin
 
     gin.clear_config()
-    configuration.load(files, bindings, search_paths)
+    configuration.load(files, bindings, search_paths, "train")
     with configuration.required_values():
         return train()
 

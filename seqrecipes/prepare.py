@@ -11,29 +11,48 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from seqrecipes import configuration, corpus_flags
+from seqrecipes.config import flags as flags_of
 from seqrecipes.errors import UserError, exit_status
+from seqrecipes.folders import check_writable
 
 if TYPE_CHECKING:
     from seqrecipes.data.preparation import Preparation
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m seqrecipes.prepare",
+    parser = flags_of.Parser(
+        "prepare",
         description="Tokenizes and packs a corpus into a folder that training reads "
         "(--gin.PREPARED). Given again, the same command does what is left.",
     )
-    parser.add_argument("--corpus", required=True, help="a corpus of the task module")
-    parser.add_argument("--vocabulary", required=True, metavar="FILE", help="a spm.model")
-    parser.add_argument("--output", required=True, metavar="DIR", help="gets a folder blocks-...")
+    parser.add_argument(
+        "--corpus", type=flags_of.name, required=True, help="a corpus of the task module"
+    )
+    parser.add_argument(
+        "--vocabulary", type=flags_of.name, required=True, metavar="FILE", help="a spm.model"
+    )
+    parser.add_argument(
+        "--output",
+        type=flags_of.name,
+        required=True,
+        metavar="DIR",
+        help="gets a folder blocks-...",
+    )
     parser.add_argument(
         "--objective",
+        type=flags_of.name,
         default="mlm",
         help="what the text is for; those that read the same share it (default: %(default)s)",
     )
-    parser.add_argument("--sequence_length", type=int, default=512, help="default: %(default)s")
+    parser.add_argument(
+        "--sequence_length",
+        type=flags_of.value(flags_of.Length),
+        default=512,
+        help="default: %(default)s",
+    )
     parser.add_argument(
         "--runner",
+        type=flags_of.name,
         default="DirectRunner",
         help="Beam's: DataflowRunner, FlinkRunner, SparkRunner, ... (default: %(default)s)",
     )
@@ -68,6 +87,8 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     task = get_task(flags.corpus, flags.objective)
     payload = task.objective.payload(flags.sequence_length)
     check_sentinels(task.objective, payload, task.vocabulary.specials)
+    if "://" not in flags.output:
+        check_writable(flags.output, "--output")
     preparation = Preparation.of(task, payload, flags.output)
     if flags.verify:
         _verify(preparation)

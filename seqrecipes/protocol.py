@@ -12,16 +12,17 @@ import sys
 from collections.abc import Sequence
 
 from seqrecipes import configuration
+from seqrecipes.config import flags as flags_of
 from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 1 if a run failed."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.protocol", description=__doc__)
+    parser = flags_of.Parser("protocol", description=__doc__)
     parser.add_argument("--dry_run", action="store_true", help="say what would be run")
     parser.add_argument(
         "--side_by_side",
-        type=int,
+        type=flags_of.value(flags_of.Positive),
         default=1,
         metavar="N",
         help="runs at a time; GPUs are shared out between them (default: 1)",
@@ -45,12 +46,14 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
 
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name one, e.g. --gin_file=gin/protocol.gin")
-    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
+    configuration.load(flags.gin_file, bindings, flags.gin_search_paths, "protocol")
     with configuration.required_values():
         wanted = protocol()
     where = jobs.places(flags.side_by_side, jobs.visible_gpus())
     print("\n".join(described(wanted)))
+    wanted.check()
     if flags.dry_run:
+        wanted.check_models()
         return 0
     if jobs.run(wanted.trials(), where, title="learning rates"):
         return 1

@@ -7,7 +7,6 @@ stands beside one from scratch.
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
 import shlex
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from seqrecipes import curves, markdown
+from seqrecipes.config import flags as flags_of
 from seqrecipes.errors import UserError, exit_status
 from seqrecipes.folders import PREDICTIONS_FILE
 
@@ -80,7 +80,13 @@ def read(runs: Sequence[pathlib.Path]) -> list[StageRecord]:
     for run in runs:
         if not (run / RECIPE_FILE).is_file():
             raise UserError("MODEL_DIR", str(run), f"holds no run: there is no {RECIPE_FILE}")
-        for stage in json.loads((run / RECIPE_FILE).read_text("utf-8"))["stages"]:
+        try:
+            stages = json.loads((run / RECIPE_FILE).read_text("utf-8"))["stages"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                "MODEL_DIR", str(run), f"has a broken {RECIPE_FILE}: {error}"
+            ) from error
+        for stage in stages:
             folder = run / stage["name"]
             if (folder / STAGE_FILE).is_file():
                 label = stage["name"] if len(runs) == 1 else f"{run.name}/{stage['name']}"
@@ -232,9 +238,9 @@ def write(runs: Sequence[pathlib.Path], output: pathlib.Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.report", description=__doc__)
-    parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="MODEL_DIR")
-    parser.add_argument("--output", type=pathlib.Path, help="folder; default: the first MODEL_DIR")
+    parser = flags_of.Parser("report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=flags_of.path, metavar="MODEL_DIR")
+    parser.add_argument("--output", type=flags_of.path, help="folder; default: the first MODEL_DIR")
     flags = parser.parse_args(argv)
     return exit_status(lambda: print(write(flags.runs, flags.output or flags.runs[0])))
 

@@ -152,7 +152,7 @@ def resolve(
             count = training.micro_batches(span)
             parts.check_batch(stage.batch_size, count, mesh, field="Stage.batch_size")
         optimizer.schedule(stage.optimizer, stage.steps)
-        optimizer.check_multipliers(stage.optimizer, tree.flatten(training.shapes))
+        optimizer.check_rules(stage.optimizer, tree.flatten(training.shapes))
         recipe.partitioning.parameter_shardings(training.shapes, mesh)
         resolved.append(
             ResolvedStage(

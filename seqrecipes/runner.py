@@ -11,7 +11,7 @@ import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import gin
@@ -24,6 +24,7 @@ from seqrecipes.config.recipe import Recipe, Stage
 from seqrecipes.conversion import warm_start
 from seqrecipes.downstream import probing
 from seqrecipes.errors import UserError
+from seqrecipes.folders import check_writable
 from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.training import checkpoints, compilation, loop, reporting
@@ -173,6 +174,7 @@ class Run:
         """Refuses a folder that holds another recipe or is too small, and stages shared with one
         that holds another.
         """
+        check_writable(self.model_dir, "train.model_dir")
         resolving.check_space(self.recipe, resolved, self.model_dir)
         ours = self._identity(resolved)
         identity.check_folder(self.model_dir, ours)
@@ -198,8 +200,14 @@ class Run:
             vocabulary=str(self.vocabulary_path) if trained else "to be trained on the corpus",
         )
 
-    def execute(self, only: str | None = None) -> list[ResolvedStage]:
+    def execute(
+        self, only: str | None = None, *, checked: Callable[[], None] | None = None
+    ) -> list[ResolvedStage]:
         """Trains what is left of the recipe, or of one of its stages.
+
+        Args:
+          only: name of the stage; None is all of them.
+          checked: called after all checks, before anything is written.
 
         Raises:
           UserError: something cannot work; nothing was trained.
@@ -207,6 +215,8 @@ class Run:
         """
         chosen = None if only is None else self.recipe.index(only)
         self._checked()
+        if checked:
+            checked()
         _barrier("checked")  # before any process writes
         self.ensure_vocabulary()
         self.resolve()

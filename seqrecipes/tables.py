@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import pathlib
 import sys
 from collections.abc import Sequence
 
+from seqrecipes.config import flags as flags_of
 from seqrecipes.errors import UserError, exit_status
 
 STEM = "tables"
@@ -20,9 +20,9 @@ STEM = "tables"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.tables", description=__doc__)
+    parser = flags_of.Parser("tables", description=__doc__)
     parser.add_argument(
-        "runs", nargs="+", type=pathlib.Path, metavar="RUNS", help="folders of fine-tuning runs"
+        "runs", nargs="+", type=flags_of.path, metavar="RUNS", help="folders of fine-tuning runs"
     )
     parser.add_argument(
         "--paper", action="store_true", help="with the results of Soltan et al. 2023"
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--output",
-        type=pathlib.Path,
+        type=flags_of.path,
         metavar="DIR",
         help="folder for tables.md, tables.tex, tables.json and scores.png",
     )

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 
 from seqrecipes import configuration
+from seqrecipes.config import flags as flags_of
 from seqrecipes.config.recipe import train
 from seqrecipes.errors import UserError, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m seqrecipes.train", description=__doc__)
+    parser = flags_of.Parser("train", description=__doc__)
     parser.add_argument("--dry_run", action="store_true", help="check and print, train nothing")
-    parser.add_argument("--stage", metavar="NAME", help="run this stage alone")
+    parser.add_argument("--stage", type=flags_of.name, metavar="NAME", help="run this stage alone")
     group = parser.add_argument_group(
         "several processes", "on TPU pods and SLURM --multiprocess finds the rest by itself"
     )
     group.add_argument("--multiprocess", action="store_true", help="start jax.distributed")
-    group.add_argument("--coordinator_address", metavar="HOST:PORT")
-    group.add_argument("--process_count", type=int, metavar="N")
-    group.add_argument("--process_index", type=int, metavar="I")
+    group.add_argument("--coordinator_address", type=flags_of.name, metavar="HOST:PORT")
+    group.add_argument("--process_count", type=flags_of.value(flags_of.Positive), metavar="N")
+    group.add_argument("--process_index", type=flags_of.value(flags_of.Count), metavar="I")
 
     configuration.add_tasks_flag(parser)
     configuration.add_flags(parser)
@@ -38,10 +40,11 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name a recipe, e.g. --gin_file=gin/2stage_unfrz.gin")
     bindings = configuration.with_tasks(bindings, flags.tasks, "Recipe.tasks")
-    configuration.load(flags.gin_file, bindings, flags.gin_search_paths)
+    configuration.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
     with configuration.required_values():
         wanted = train()
-    if flags.stage:
+    _check_processes(flags)
+    if flags.stage is not None:
         wanted.recipe.index(flags.stage)
     import jax
 
@@ -53,14 +56,30 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     from seqrecipes.training import interruption, reporting
 
     reporting.log_to_terminal(jax.process_index())
+    checked = functools.partial(configuration.check_called, bindings, "train")
     run = runner.Run(wanted.recipe, wanted.model_dir)
     if flags.dry_run:
-        print(run.describe())
+        words = run.describe()
+        checked()
+        print(words)
         return 0
-    status = interruption.exit_status(lambda: run.execute(flags.stage))
+    status = interruption.exit_status(lambda: run.execute(flags.stage, checked=checked))
     if status == 0 and jax.process_index() == 0 and flags.stage is None:
         print(report.write([run.model_dir], run.model_dir))
     return status
+
+
+def _check_processes(flags: argparse.Namespace) -> None:
+    count, index = flags.process_count, flags.process_index
+    for name, given, other in (
+        ("--process_count", count, index),
+        ("--process_index", index, count),
+    ):
+        if given is not None and (other is None or not flags.coordinator_address):
+            remedy = "goes with --coordinator_address, --process_count and --process_index"
+            raise UserError(name, given, remedy)
+    if index is not None and index >= count:
+        raise UserError("--process_index", index, f"must be below --process_count = {count}")
 
 
 if __name__ == "__main__":

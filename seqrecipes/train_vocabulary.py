@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from seqrecipes import configuration, corpus_flags
+from seqrecipes.config import flags as flags_of
+from seqrecipes.config.check import Range
 from seqrecipes.errors import exit_status
+from seqrecipes.folders import check_writable
 
 if TYPE_CHECKING:
     from seqrecipes.data.corpora.corpus import Corpus
@@ -16,32 +19,42 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m seqrecipes.train_vocabulary",
+    parser = flags_of.Parser(
+        "train_vocabulary",
         description="Trains a SentencePiece vocabulary with the layout that pre-training needs.",
         epilog="Example: python -m seqrecipes.train_vocabulary --corpus=text "
         "--files 'en=texts/en/*.txt.gz' --files de=texts/de --size=16000 --output=vocabularies/16k",
     )
     parser.add_argument(
-        "--corpus", default="sample", help="a corpus of the task module (default: %(default)s)"
+        "--corpus",
+        type=flags_of.name,
+        default="sample",
+        help="a corpus of the task module (default: %(default)s)",
     )
-    parser.add_argument("--size", type=int, required=True, help="ids, special ones included")
-    parser.add_argument("--output", required=True, metavar="DIR", help="folder for spm.model")
+    parser.add_argument(
+        "--size",
+        type=flags_of.value(Annotated[int, Range(16)]),
+        required=True,
+        help="ids, special ones included",
+    )
+    parser.add_argument(
+        "--output", type=flags_of.name, required=True, metavar="DIR", help="folder for spm.model"
+    )
     parser.add_argument(
         "--alpha",
-        type=float,
+        type=flags_of.value(flags_of.Share),
         default=0.3,
         help="smoothing of language proportions, 0 (equal) to 1 (natural); default %(default)s",
     )
     parser.add_argument(
         "--max_sentences",
-        type=int,
+        type=flags_of.value(flags_of.Positive),
         default=2_000_000,
         help="train on about so many documents at most (default: %(default)s)",
     )
     parser.add_argument(
         "--character_coverage",
-        type=float,
+        type=flags_of.value(Annotated[float, Range(above=0, most=1)]),
         default=0.9995,
         help="share of characters with a piece of their own (default: %(default)s)",
     )
@@ -50,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--sentinels",
-        type=int,
+        type=flags_of.value(flags_of.Count),
         default=0,
         help="span separators at the end; span corruption needs about 100 (default: %(default)s)",
     )
@@ -65,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
+    check_writable(flags.output, "--output")
     corpus_flags.configure(flags, flags.corpus, bindings)
     corpus = corpus_flags.get_corpus(flags.corpus)
     from seqrecipes.data.vocabulary import Vocabulary, sample_texts, train_vocabulary

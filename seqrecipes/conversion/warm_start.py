@@ -139,11 +139,12 @@ def check(
     conversion, kinds = CONVERSIONS[name], (_kind(source), _kind(target))
     if not conversion.joins(*kinds):
         fitting = ", ".join(other for other, each in CONVERSIONS.items() if each.joins(*kinds))
-        raise UserError(
-            "WarmStart.conversion",
-            name,
-            f"the source is {kinds[0]}, the target {kinds[1]}; choose one of {fitting}",
-        )
+        remedy = f"the source is {kinds[0]}, the target {kinds[1]}; choose one of {fitting}"
+        if kinds[1] == ENCODER and conversion.joins(kinds[0], SEQ2SEQ):
+            remedy += ", or a target with a decoder: convert --set decoder_layers=N"
+        if kinds[1] == SEQ2SEQ and conversion.joins(kinds[0], ENCODER):
+            remedy += ", or a target without a decoder: convert --set decoder_layers=0"
+        raise UserError("WarmStart.conversion", name, remedy)
     if "vocab_size" not in conversion.changes and source_vocabulary != target_vocabulary:
         raise UserError(
             "vocabulary",

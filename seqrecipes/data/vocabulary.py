@@ -183,6 +183,9 @@ def sample_texts(
       corpus: only its training split is read.
       alpha: see `seqrecipes.data.order.language_shares`.
       max_sentences: about so many pieces of text at most.
+
+    Raises:
+      UserError: there is no text.
     """
     counts, parts = [], []
     for language in corpus.languages:
@@ -192,6 +195,8 @@ def sample_texts(
             documents[1] += len(text.encode()) // _MAX_SENTENCE_BYTES + bool(text)
         counts.append(documents[0])
         parts.append(documents[1])
+    if not sum(counts):
+        raise UserError("corpus", list(corpus.languages), "has no text in any language")
     shares = language_shares(counts, alpha)
     rates = [q * sum(counts) / max(n, 1) for q, n in zip(shares, counts, strict=True)]
     expected = sum(rate * n for rate, n in zip(rates, parts, strict=True))

@@ -271,7 +271,7 @@ def prepare(
     )
     training = prepared.training(0)
     optimizer.schedule(finetuning.optimizer, training.steps)
-    optimizer.check_multipliers(finetuning.optimizer, tree.flatten(training.shapes))
+    optimizer.check_rules(finetuning.optimizer, tree.flatten(training.shapes))
     finetuning.partitioning.parameter_shardings(training.shapes, mesh)
     source.account(training.model)
     return prepared

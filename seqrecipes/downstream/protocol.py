@@ -20,7 +20,7 @@ from seqrecipes.config.check import Range, check_fields
 from seqrecipes.config.finetuning import MINIMISED
 from seqrecipes.downstream.jobs import Job
 from seqrecipes.errors import UserError
-from seqrecipes.folders import CLONE, SCORES_FILE, shipped
+from seqrecipes.folders import CLONE, SCORES_FILE, check_writable, shipped
 
 RUNS, RATES = "runs", "rates"
 
@@ -60,6 +60,35 @@ class Protocol:
                 raise UserError("protocol.tasks", task, f"no {file}; there are {', '.join(known)}")
             if unknown := sorted(set(names) - self.models.keys()):
                 raise UserError("protocol.tasks", unknown, f"models are {', '.join(self.models)}")
+
+    def check(self) -> None:
+        """Refuses a folder that cannot be written, and files that are not there.
+
+        Raises:
+          UserError: names it.
+        """
+        check_writable(self.model_dir, "protocol.model_dir")
+        for file in self.gin_files:
+            if not shipped(file).is_file():
+                raise UserError("protocol.gin_files", file, "no such file")
+        for macro, value in self.macros.items():
+            folders = value.values() if isinstance(value, Mapping) else [value]
+            for folder in folders if macro == "LABELLED_FILES" else ():
+                if folder is not None and not pathlib.Path(str(folder)).expanduser().is_dir():
+                    raise UserError("LABELLED_FILES", folder, "no such folder")
+
+    def check_models(self) -> None:
+        """Refuses models that are not there; without it, their runs fail and no other does.
+
+        Raises:
+          UserError: names the first.
+        """
+        for name in dict.fromkeys(name for task in self.tasks for name in self._models_of(task)):
+            given = self.models[name]
+            path = given if isinstance(given, str) else given.get("CHECKPOINT", "")
+            if not path or not shipped(path).exists():
+                remedy = f"there is no {path or 'CHECKPOINT'}; train it, or choose among models"
+                raise UserError("protocol.models", name, remedy)
 
     def trials(self) -> list[Job]:
         """Single runs to choose learning rates by: one model, one seed, the language trained on."""

@@ -14,7 +14,7 @@ import logging
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
@@ -54,14 +54,19 @@ class Run:
             prepared.check_folder(self.model_dir)
             return "\n".join([str(prepared), *map(self._state, self.finetuning.seeds)])
 
-    def execute(self) -> str:
+    def execute(self, *, checked: Callable[[], None] | None = None) -> str:
         """Trains and scores what is left; the scores of all seeds in words.
+
+        Args:
+          checked: called after all checks, before anything is trained.
 
         Raises:
           UserError: something cannot work; nothing was trained.
           Interrupted: a signal came, and the state was saved.
         """
         with self._prepared(imports=self.model_dir) as prepared:
+            if checked:
+                checked()
             prepared.claim(self.model_dir)
             log.info("%s", prepared)
             with compilation.kept(self.model_dir):

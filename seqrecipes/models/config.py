@@ -171,14 +171,19 @@ def load(
         known = ", ".join(sorted(f"configs/{p.name}" for p in (CLONE / "configs").glob("*.py")))
         raise UserError("Stage.model", path, f"no such file; here are: {known or 'none'}")
     spec = importlib.util.spec_from_file_location(f"model_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise UserError("Stage.model", path, "is no Python file")
     module = importlib.util.module_from_spec(spec)
     # Configuration files may share a base: `from configs import base` works from any folder.
     sys.path.insert(0, str(file.resolve().parent.parent))
     try:
         spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError("Stage.model", path, f"cannot be run: {error}") from error
     finally:
         sys.path.pop(0)
+    if not hasattr(module, "get_config"):
+        raise UserError("Stage.model", path, "defines no get_config(size)")
     try:
         values = module.get_config(size).to_dict()
     except ValueError as error:

@@ -53,14 +53,17 @@ def _rise(adamw: AdamW) -> optax.Schedule:
     return lambda step: adamw.start * jnp.exp(ratio * step)
 
 
-def check_multipliers(adamw: AdamW, paths: Iterable[str]) -> None:
-    """Checks the multipliers against all parameters of a model, frozen ones too.
+def check_rules(adamw: AdamW, paths: Iterable[str]) -> None:
+    """Checks multipliers and decay rules against all parameters of a model, frozen ones too.
 
     Raises:
-      UserError: an expression is malformed or matches nothing.
+      UserError: an expression is malformed, one of the multipliers matches nothing, or a parameter
+        has no rule for its decay.
     """
     patterns = [pattern for pattern, _ in adamw.multipliers]
+    paths = list(paths)
     tree.select(patterns, paths, field="AdamW.multipliers")
+    tree.first_match(adamw.decay_rules, paths, field="AdamW.decay_rules")
 
 
 def _adam(adamw: AdamW) -> optax.GradientTransformation:

@@ -156,7 +156,7 @@ def make_train_step(
     """
     schedule = optimizers.schedule(adamw, total_steps)
     paths = {slices.path_of(name) for name in span.cohorts.keys() | span.frozen}
-    optimizers.check_multipliers(adamw, paths)
+    optimizers.check_rules(adamw, paths)
 
     def split(x: Array) -> Array:
         # Row r goes to part r % m: each device keeps its rows.

@@ -176,7 +176,7 @@ def test_a_seq2seq_models_encoder_alone(folders, tmp_path):
     ("arguments", "message"),
     [
         (["--conversion=identity", "--to=hf"], "not allowed with argument"),
-        ([], "one of the arguments --conversion --to --from is required"),
+        ([], "--conversion or --to or --from: one of them is needed"),
         (["--to=hf", "--dry_run", "--seed=3"], "--dry_run: only with --conversion"),
         (["--from=hf", "--headless"], "--headless: only with --to=hf"),
         (["--conversion=identity", "--verify"], "--verify: only with --to=hf or --from=hf"),

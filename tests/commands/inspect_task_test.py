@@ -42,7 +42,10 @@ def run(monkeypatch, capsys, vocabulary):
     def command(*arguments, known=True):
         gin.clear_config()
         flags = [f"--vocabulary={vocabulary}"] if known else []
-        status = inspect_task.main([*arguments, *flags])
+        try:
+            status = inspect_task.main([*arguments, *flags])
+        except SystemExit as stop:
+            status = stop.code
         captured = capsys.readouterr()
         return status, captured.out, captured.err
 
@@ -168,15 +171,15 @@ def test_own_files_with_bad_records(run, tmp_path):
         (["wikis.mlm"], "corpus = 'wikis': choose one of mc4, parallel, sample"),
         (["sample"], "objective = '': corpus sample has adjacent_mlm, mlm"),
         (["sample.tlm"], "objective = 'tlm': corpus sample has adjacent_mlm, mlm"),
-        (["sample.mlm", "--records=0"], "--records = 0: is a number from 1 on"),
-        (["sample.mlm", "--examples=-1"], "--examples = -1"),
-        (["sample.mlm", "--seed=-1"], "--seed = -1"),
-        (["sample.mlm", "--epoch=-1"], "--epoch = -1"),
-        (["sample.mlm", "--alpha=3"], "alpha = 3.0"),
+        (["sample.mlm", "--records=0"], "--records = '0': must be at least 1"),
+        (["sample.mlm", "--examples=-1"], "--examples = '-1'"),
+        (["sample.mlm", "--seed=-1"], "--seed = '-1'"),
+        (["sample.mlm", "--epoch=-1"], "--epoch = '-1'"),
+        (["sample.mlm", "--alpha=3"], "--alpha = '3': must lie in [0, 1]"),
         (["sample.mlm", "--language=xx"], "--language = 'xx': choose one of ar, de"),
         (["sample.mlm", "--output=x.pdf"], "--output = 'x.pdf': ends in .html or .png"),
         (["sample.mlm", "--output=README.md/x.html"], "--output = 'README.md/x.html': cannot be"),
-        (["sample.mlm", "--sequence_length=2"], "sequence_length = 0: is too short"),
+        (["sample.mlm", "--sequence_length=2"], "--sequence_length = '2': must lie in [8, "),
         (["sample.span_corruption", "--sequence_length=2000"], "this vocabulary has 40"),
         (["sample.mlm", "--prepared=nowhere"], "nothing complete is there"),
         (["sample.mlm", "--files=en=x"], "goes with corpus text or parallel"),

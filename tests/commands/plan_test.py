@@ -42,7 +42,10 @@ def at_root(monkeypatch):
 
 
 def planned(capsys, *arguments: str) -> tuple[int, str]:
-    status = plan.main(list(arguments))
+    try:
+        status = plan.main(list(arguments))
+    except SystemExit as stop:
+        status = int(stop.code or 0)
     captured = capsys.readouterr()
     return status, captured.out + captured.err
 
@@ -186,12 +189,12 @@ def test_a_value_with_spaces_is_no_recipe(capsys, tmp_path):
         ([], "--gin_file = None: name a recipe"),
         (["gin/none.gin"], "none.gin"),
         (["gin/2stage.gin", "./gin/2stage.gin"], "every recipe needs a name of its own"),
-        (["gin/defaults.gin"], "Recipe.stages = None: no gin file sets it"),
+        (["gin/defaults.gin"], "%MODEL_DIR = None: train.model_dir reads it and nothing sets it"),
         (["gin/roberta_12e.gin", "--accelerator=h900"], "choose one of v4, v5e"),
         (["gin/roberta_12e.gin", "--devices=eight"], "write a number"),
         (["gin/roberta_12e.gin", "--devices=4x"], "write a number"),
-        (["gin/roberta_12e.gin", "--utilisation=0"], "is a share"),
-        (["gin/roberta_12e.gin", "--reserve=1"], "is a share"),
+        (["gin/roberta_12e.gin", "--utilisation=0"], "must lie in (0, 1]"),
+        (["gin/roberta_12e.gin", "--reserve=1"], "must lie in [0, 1)"),
         (["gin/roberta_12e.gin", "--compiler=tpu"], "name one"),
         (
             ["gin/roberta_12e.gin", "--compiler=tpu", "--accelerator=h100"],

@@ -51,7 +51,7 @@ def recipe(folder: pathlib.Path, **settings: object) -> str:
     file = folder / "protocol.gin"
     values = {
         "model_dir": str(folder / "out"),
-        "models": {"a": "runs/a", "b": {"CHECKPOINT": "runs/a", "WEIGHTS": "random"}},
+        "models": {"a": str(folder), "b": {"CHECKPOINT": str(folder), "WEIGHTS": "random"}},
         "tasks": {"udpos": [], "panx": ["b"]},
         "seeds": [0, 1],
     } | settings
@@ -75,7 +75,7 @@ def test_every_model_runs_on_its_tasks_with_every_seed_and_tables_follow(tmp_pat
     }
     assert set(runs) == expected
     argv = runs["runs/udpos/b/1"]["argv"]
-    assert "--gin.WEIGHTS='random'" in argv and "--gin.CHECKPOINT='runs/a'" in argv
+    assert "--gin.WEIGHTS='random'" in argv and f"--gin.CHECKPOINT='{tmp_path}'" in argv
     assert argv[1:4] == ["-m", "seqrecipes.finetune", "--gin_file=gin/finetune/udpos.gin"]
     assert not any("PEAK" in each for each in argv)
     text = capsys.readouterr().out
@@ -133,6 +133,18 @@ def test_dry_run_says_what_would_be_run(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "udpos: a, b, 2 seeds, after trials of a with 0.1, 0.2" in text
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_finds_what_is_missing(tmp_path, capsys):
+    for settings, words in (
+        ({"models": {"a": "runs/none", "b": "runs/none"}}, "protocol.models = 'a': there is no"),
+        ({"gin_files": ["gin/none.gin"]}, "protocol.gin_files = 'gin/none.gin': no such file"),
+        ({"model_dir": str(tmp_path / "protocol.gin" / "x")}, "cannot be written"),
+        ({"macros": {"LABELLED_FILES": "nowhere"}}, "LABELLED_FILES = 'nowhere': no such folder"),
+    ):
+        gin.clear_config()
+        assert command.main([recipe(tmp_path, **settings), "--dry_run"]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_a_missing_trial_is_named(tmp_path):

@@ -21,7 +21,6 @@ from seqrecipes.finetuning import Facts
 from seqrecipes.models import Labeller, ModelConfig
 from seqrecipes.training import checkpoints
 from tests.conversion.harness import on_one_device
-from tests.conversion.hf_tokenizer_harness import sample_lines
 from tests.hf import harness
 from tests.models import tiny
 
@@ -186,23 +185,6 @@ def test_the_pipeline_labels_tokens(vocabulary, tmp_path):
     found = label(text)
     assert [each["entity"] for each in found] == [TAGS[index] for index in best[1:-1]]
     assert len(set(best)) > 1, "all tokens have one label"
-
-
-def test_words_are_labelled_by_their_first_token(folder, vocabulary):
-    """As docs/hugging_face.md has it, also where that token is a lone mark of a space."""
-    processor = pieces.parse(vocabulary, "test").tokenizer
-    known = {word for text in sample_lines() for word in text.split()}
-    alone = min(word for word in known if processor.EncodeAsPieces(word)[0] == "▁")
-    words = ["the", alone, "snow"]
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    model = opened("words", folder)
-    inputs = tokenizer(words, is_split_into_words=True, return_tensors="pt")
-    ids, best = inputs.word_ids(), model(**inputs).logits[0].argmax(-1)
-    labels = [model.config.id2label[best[ids.index(word)].item()] for word in range(len(words))]
-    lengths = [len(processor.EncodeAsIds(word)) for word in words]
-    assert lengths[1] > 1
-    firsts = np.cumsum([1, *lengths])[:-1]
-    assert labels == [TAGS[best[first]] for first in firsts]
 
 
 def test_what_the_folder_says(vocabulary, tmp_path):

@@ -162,17 +162,6 @@ def test_heads_stay_tied_or_untied_while_they_are_trained(vocabulary, tmp_path):
         assert torch.equal(head, table) is tie_head
 
 
-def test_two_stage_models_train_in_parallel_as_the_card_says(vocabulary, tmp_path):
-    """Plain DistributedDataParallel wants a gradient of everything that is trained."""
-    case = make(tmp_path / "model", vocabulary, tie_head=False)
-    model, ids = open_model(case), torch.tensor([[0, 5, 6, 2]])
-    model.model.shared.requires_grad_(False)
-    model(input_ids=ids, labels=ids).loss.backward()
-    trained = [name for name, each in model.named_parameters() if each.requires_grad]
-    assert all(model.get_parameter(name).grad is not None for name in trained)
-    assert "model.shared.weight" not in trained and len(trained) > 50
-
-
 def test_generation_settings_are_in_the_folder(vocabulary, tmp_path):
     case = make(tmp_path / "model", vocabulary)
     values = json.loads((case.folder / "generation_config.json").read_text())

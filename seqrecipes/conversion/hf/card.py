@@ -163,14 +163,6 @@ def _use(config: ModelConfig, headless: bool) -> str:
     ]
     if own:
         notes.insert(0, f"The class is in `{hf_config.MODELING_FILE}`, beside the weights.")
-    elif config.decoder_layers and not config.tie_head:
-        notes.insert(
-            0,
-            "This class has no head of its own over tied tables: the token table is there three "
-            "times, those of encoder and decoder are trained apart, `model.model.shared` is read "
-            "by nothing. Before DistributedDataParallel: "
-            "`model.model.shared.requires_grad_(False)`, or `find_unused_parameters=True`.",
-        )
     return "\n".join([*lines, "", *notes])
 
 
@@ -195,12 +187,10 @@ def _use_labels(labels: labelling.Labels) -> str:
     if "words" in labels:
         lines.append(
             "A word's label is that of its first token, as "
-            "`tokenizer(words, is_split_into_words=True)` makes them; `word_ids()` says which that "
-            "is. `aggregation_strategy` of the pipeline guesses words from spaces in the text "
-            "instead, and takes a word whose first token is a lone `▁` for two."
+            "`tokenizer(words, is_split_into_words=True)` makes them."
         )
     else:
-        lines.append("Two texts are one input: `tokenizer([first], [second])`.")
+        lines.append("Two texts are one input: `tokenizer(first, second)`.")
     return "\n".join(lines)
 
 

@@ -83,18 +83,13 @@ def pair(
 ) -> tuple[list[int], bool]:
     """<s> first </s> </s> second </s>, and whether pieces were left out.
 
-    What is too much is taken from the end of the longer text, until both are as long; of an odd
-    number of pieces the longer text, or of two alike the second, keeps one more, as in tokenizers.
+    What is too much is taken from the end of the longer text, until both are as long.
     """
     kept_first, kept_second = len(first), len(second)
     if length is not None:
         room = length - 4
-        if len(first) > len(second):
-            kept_second = min(len(second), room // 2)
-            kept_first = min(len(first), room - kept_second)
-        else:
-            kept_first = min(len(first), room // 2)
-            kept_second = min(len(second), room - kept_first)
+        kept_second = min(len(second), max(room // 2, room - len(first)))
+        kept_first = min(len(first), room - kept_second)
     eos = specials.eos
     tokens = [specials.bos, *first[:kept_first], eos, eos, *second[:kept_second], eos]
     return tokens, (kept_first, kept_second) != (len(first), len(second))

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -109,28 +108,6 @@ def test_pairs_are_cut_no_more_than_needed(first, second, length):
         assert sevens >= eights - 1
     if eights < second:
         assert eights >= sevens - 1
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> tokenizers.Tokenizer:
-    """One that makes pieces 7 and 8 of two words, and frames them as ours."""
-    vocab = {"<s>": 0, "</s>": 2, "a": 7, "b": 8}
-    found = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, "a"))
-    found.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
-    found.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 0), ("</s>", 2)],
-    )
-    return found
-
-
-@given(first=st.integers(0, 20), second=st.integers(0, 20), length=st.integers(8, 30))
-def test_pairs_are_cut_as_tokenizers_cuts_them(tokenizer, first, second, length):
-    """Even where one text is empty, and at odd lengths."""
-    tokenizer.enable_truncation(length)
-    found = tokenizer.encode("a " * first, "b " * second).ids
-    assert pair([7] * first, [8] * second, length, SPECIALS)[0] == found
 
 
 def test_every_word_gets_a_tag():
