@@ -74,7 +74,7 @@ test: $(STAMP) ## run the tests (PYTEST_ARGS adds arguments)
 
 test-hf: $(HF_STAMP) ## run the tests that compare with transformers (installs torch first)
 	SEQRECIPES_REQUIRE_HF=1 SEQRECIPES_TRANSFORMERS_SOURCE=$(HF_SOURCE) \
-	  $(BIN)/python -m pytest tests/hf $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest -n $(TEST_WORKERS) $(BY_FILE) tests/hf $(PYTEST_ARGS)
 
 $(HF_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock \

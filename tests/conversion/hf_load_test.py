@@ -264,6 +264,12 @@ def test_what_no_model_of_ours_reads_is_left_and_said(encoder):
         ({"pad_token_id": 0}, "pad_token_id = 0: our models have 1"),
         ({"position_embedding_type": "relative_key"}, "our models have 'absolute'"),
         ({"num_attention_heads": 5}, "num_heads"),
+        ({"hidden_size": "128"}, "hidden_size = '128': must be a whole number"),
+        ({"num_hidden_layers": [2]}, "num_hidden_layers = .*must be a whole number"),
+        ({"max_position_embeddings": True}, "max_position_embeddings = True: must be a whole"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings = 'false': must be true or false"),
+        ({"architectures": "RobertaModel"}, "architectures = 'RobertaModel': must be a list"),
+        ({"is_encoder_decoder": True}, "is_encoder_decoder = True: RobertaPreLayerNorm models"),
     ],
 )
 def test_settings_that_our_models_lack_are_refused_by_name(encoder, change, message):

@@ -12,10 +12,10 @@ import torch
 
 from seqrecipes import convert, tree
 from seqrecipes.conversion.hf import files, parity
-from seqrecipes.conversion.hf.parity_report import Parity
 from seqrecipes.errors import UserError
 from seqrecipes.training import checkpoints
 from tests.hf import harness
+from tests.hf.parity_test import REPORT
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,8 @@ def test_where_the_two_differ_nothing_is_written(checkpoint, tmp_path, capsys, m
     if way == "--from=hf":
         source = tmp_path / "source"
         assert run("--to=hf", checkpoint, source) == 0
-    verify = parity.verify
-
-    def differing(*arguments, **options) -> Parity:
-        found = verify(*arguments, **options)
-        return dataclasses.replace(found, problems=("one weight is another",))
-
-    monkeypatch.setattr(parity, "verify", differing)
+    differing = dataclasses.replace(REPORT, problems=("one weight is another",))
+    monkeypatch.setattr(parity, "verify", lambda *_, **__: differing)
     before = sorted(tmp_path.iterdir())
     assert run(way, "--verify", source, tmp_path / "out") == 2
     assert "one weight is another" in capsys.readouterr().err

@@ -26,9 +26,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "seqrecipes": {"attention_fusion": "per_layer", "tie_head": False},
 }
 LONGEST = 16
+# Every penalty with every way to stop, either number of beams with each of them.
 SEARCHES = [
-    Search(beams, LONGEST, penalty, early, best=min(beams, 3))
-    for beams, penalty, early in itertools.product((3, 5), (0.5, 1.0, 2.0), (False, True, "never"))
+    Search(beams, LONGEST, penalty, early, best=3)
+    for (penalty, early), beams in zip(
+        itertools.product((0.5, 1.0, 2.0), (False, True, "never")),
+        itertools.cycle((3, 5)),
+        strict=False,
+    )
 ]
 FEW = [Search(5, LONGEST, 2.0, "never", 3), Search(3, LONGEST, 0.5, True, 3)]
 

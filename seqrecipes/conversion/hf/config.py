@@ -183,6 +183,8 @@ def from_hf(values: Mapping[str, Any]) -> ModelConfig:
     seq2seq = kind not in _ENCODERS
     stem, norm = (_ENCODERS | _SEQ2SEQ | {OWN: ("SeqRecipes", values.get("norm", "pre"))})[kind]
     classes = values.get("architectures") or [f"{stem}Model"]
+    if not isinstance(classes, list) or not isinstance(classes[0], str):
+        raise UserError("config.json: architectures", classes, "must be a list of names of classes")
     heads = ("ForConditionalGeneration", "Model") if seq2seq else ("ForMaskedLM", "Model")
     if classes[0] not in [stem + head for head in heads]:
         raise UserError(
@@ -190,7 +192,14 @@ def from_hf(values: Mapping[str, Any]) -> ModelConfig:
             classes[0],
             f"choose a checkpoint of {' or '.join(stem + head for head in heads)}",
         )
-    for field, needed in (("normalize_before", norm == "pre"), ("normalize_embedding", True)):
+    for field in ("tie_word_embeddings", "scale_embedding"):
+        if not isinstance(values.get(field, True), bool):
+            raise UserError(f"config.json: {field}", values[field], "must be true or false")
+    for field, needed in (
+        ("normalize_before", norm == "pre"),
+        ("normalize_embedding", True),
+        ("is_encoder_decoder", seq2seq),
+    ):
         if values.get(field, needed) != needed:
             raise UserError(f"config.json: {field}", values[field], f"{stem} models have {needed}")
 
@@ -198,6 +207,9 @@ def from_hf(values: Mapping[str, Any]) -> ModelConfig:
         found = {name: values[name] for name in names if name in values}
         if not found:
             raise UserError("config.json", names[0], "this field is missing")
+        for name, value in found.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise UserError(f"config.json: {name}", value, "must be a whole number from 1 on")
         if len(set(found.values())) > 1:
             raise UserError("config.json", found, "our models have one value for both")
         return next(iter(found.values()))
