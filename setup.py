@@ -24,6 +24,7 @@ def read_version() -> str:
 INSTALL_REQUIRES = [
     "clu>=0.0.12",
     "etils[epath]>=1.11",
+    "filelock>=3.29",
     "flax>=0.12.8",
     "gin-config>=0.5.0",
     "jax>=0.10.2",

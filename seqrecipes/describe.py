@@ -50,9 +50,7 @@ def phase_facts(stage: ResolvedStage, span: Span, phase: Phase) -> dict[str, Any
             for name, (trainable, frozen) in stage.counts(span).items()
         },
         "tokens": (span.stop - span.start) * training.tokens_per_update,
-        "training_units": training_units(
-            training.model.config, [phase], training.tokens_per_update
-        ),
+        "training_units": training_units(training.model.config, [span], training.tokens_per_update),
         "flops": training.flops_by_part(span),
     }
 

@@ -5,9 +5,11 @@ Commands print it as a single line and exit with status 2; everything else keeps
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 class UserError(ValueError):
@@ -38,6 +40,22 @@ def exit_status(command: Callable[[], int | None], *, interrupted: str = "interr
     except UserError as error:
         print(one_line(error), file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(interrupted, file=sys.stderr)
-        return 130
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP interrupt as Ctrl-C does, so that what must be undone is."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt(signum)
+
+    watched = (signal.SIGTERM, signal.SIGHUP)
+    old = {n: signal.signal(n, interrupt) for n in watched if signal.getsignal(n) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,20 +1,29 @@
-"""Names in output folders, files of the clone, and folders that appear whole or not at all."""
+"""Names in output folders, files of the clone, folders that appear whole, and folders in use."""
 
 from __future__ import annotations
 
 import contextlib
+import datetime
+import logging
 import os
 import pathlib
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 
+import filelock
+
 from seqrecipes.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # Of a finished seed of a fine-tuning, in its folder.
 SCORES_FILE = "scores.json"
 # Of a finished stage, in its folder: see `seqrecipes.samples`.
 PREDICTIONS_FILE = "predictions.json"
+# Of a folder in use; it stays, and says who used it last.
+LOCK_FILE = ".lock"
 # What the package is used from: gin/, configs/ and tasks/ lie beside it.
 CLONE = pathlib.Path(__file__).resolve().parents[1]
 
@@ -60,3 +69,42 @@ def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes out of a folder, which is made if it is missing.
+
+    The lock is the operating system's, over NFS too, and ends with the process, however that ends:
+    the file that is left hinders nobody.
+
+    Args:
+      folder: to be used by one process at a time.
+      wait: until the folder is free.
+
+    Raises:
+      UserError: another process has it; names host and process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / LOCK_FILE
+    lock = filelock.FileLock(file, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        holder = file.read_text("utf-8").strip() or "another process"
+        raise UserError(
+            "MODEL_DIR",
+            str(folder),
+            f"is in use by {holder}; stop that, wait for it, or name another folder",
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        log.warning("%s cannot be locked (%s): start no second run in it", folder, error)
+        yield
+        return
+    try:
+        now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        who = f"process {os.getpid()} on {socket.gethostname()} since {now}"
+        file.write_text(who + "\n", "utf-8")
+        yield
+    finally:
+        lock.release()

@@ -8,13 +8,14 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from seqrecipes import recipe
+from seqrecipes import models, recipe, tree
 from seqrecipes.config.recipe import Phase
 from seqrecipes.conversion.hf import card
 from seqrecipes.finetuning import Facts
 from seqrecipes.folders import SCORES_FILE
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
+from seqrecipes.training.phases import spans
 
 
 def tuned(facts: Facts, checkpoint: pathlib.Path) -> card.Tuned:
@@ -70,6 +71,7 @@ def _stage(stage: Mapping[str, Any], sequence_length: int, stop: int | None) -> 
         {"attention": "auto", "scan_layers": True, "remat": "none"} | stage["model"],
         field=stage["name"],
     )
+    placed = spans(phases, tree.flatten(models.parameter_shapes(model)))
     tokens = stage["batch_size"] * sequence_length
     steps = sum(phase.steps for phase in phases)
     return card.Stage(
@@ -77,6 +79,6 @@ def _stage(stage: Mapping[str, Any], sequence_length: int, stop: int | None) -> 
         objective=stage["objective"],
         steps=steps,
         tokens=steps * tokens,
-        training_units=recipe.training_units(model, phases, tokens),
+        training_units=recipe.training_units(model, placed, tokens),
         phases=[(phase.steps, tuple(phase.frozen)) for phase in phases],
     )

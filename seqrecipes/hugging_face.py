@@ -10,8 +10,10 @@ import dataclasses
 import functools
 import itertools
 import json
+import logging
 import pathlib
 import re
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,6 +36,8 @@ from seqrecipes.finetuning import Facts
 from seqrecipes.folders import whole_folder
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import checkpoints
+
+log = logging.getLogger(__name__)
 
 PARITY_FILE = "parity.json"
 _ALL_DEVICES = Partitioning()
@@ -82,6 +86,16 @@ def find_vocabulary(
         f"its vocabulary ({wanted[:12]}, SHA-256) is not in "
         f"{' or '.join(str(place.parent) for place in places)}; name it with {flag}",
     )
+
+
+def export_stage(stage_dir: pathlib.Path, *, vocabulary: str) -> None:
+    """Exports a finished stage into `hf/` of its folder, where that was not done before."""
+    output = stage_dir / "hf"
+    if not output.exists():
+        for cut_off in stage_dir.glob(".hf-*"):  # by a kill
+            shutil.rmtree(cut_off)
+        checkpoint = checkpoints.find(stage_dir, field="MODEL_DIR")
+        log.info(export_checkpoint(checkpoint, output, vocabulary=vocabulary))
 
 
 def export_checkpoint(

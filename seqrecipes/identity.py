@@ -14,10 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from seqrecipes.config.recipe import Recipe
+from seqrecipes.config.recipe import Phase, Recipe, Stage
+from seqrecipes.config.training import AdamW, Loss
 from seqrecipes.errors import UserError
+from seqrecipes.models import ModelConfig
 from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
+from seqrecipes.training import checkpoints
+
+# What changes speed and memory alone, or is written elsewhere.
+_FREE_OF_MODELS = ("attention", "scan_layers", "remat")
+_FREE_OF_PHASES = ("micro_batches",)
+_FREE_OF_STAGES = ("model_overrides",)
 
 
 def identity(
@@ -41,11 +49,13 @@ def identity(
     for one in resolved:
         written = dataclasses.asdict(one.stage)
         model = one.training.model.config.to_dict()
-        for name in ("attention", "scan_layers", "remat"):
+        for name in _FREE_OF_MODELS:
             model.pop(name)
-        written.pop("model_overrides")
+        for name in _FREE_OF_STAGES:
+            written.pop(name)
         for phase in written["phases"]:
-            phase.pop("micro_batches")
+            for name in _FREE_OF_PHASES:
+                phase.pop(name)
         written |= {"model": model, "seed": one.training.seed}
         stages.append({**written, **streams[one.stage.name]})
     fields = ("corpus", "sequence_length", "smoothing", "seed")
@@ -79,14 +89,19 @@ def differences(old: Any, new: Any, path: str = "Recipe") -> list[str]:
     return [] if old == new else [f"{path}: {old!r} there, {new!r} now"]
 
 
-def check_folder(model_dir: pathlib.Path, ours: Mapping[str, Any]) -> None:
+def check_folder(
+    model_dir: pathlib.Path, ours: Mapping[str, Any], stages: Sequence[ResolvedStage] = ()
+) -> None:
     """Refuses a folder that holds another recipe.
+
+    Where the folder does not say what it is for, its stages' checkpoints do.
 
     Raises:
       UserError: names every value that differs.
     """
     file = model_dir / RECIPE_FILE
-    if file.exists() and (changed := differences(_read(file), ours)):
+    theirs = _read(file) if file.exists() else _of_checkpoints(stages)
+    if theirs is not None and (changed := differences(_with_defaults(theirs), ours)):
         raise UserError(
             "MODEL_DIR",
             str(model_dir),
@@ -106,8 +121,9 @@ def check_shared(resolved: Sequence[ResolvedStage], ours: dict[str, Any]) -> Non
             continue
         name, run = stage.stage.name, stage.folder.parent
         theirs = _read(run / RECIPE_FILE)
-        same = {each["name"]: each for each in theirs["stages"]}
+        theirs = _with_defaults(theirs)
         changed = differences(theirs | {"stages": []}, ours | {"stages": []})
+        same = {each["name"]: each for each in theirs["stages"]}
         changed += differences(same.get(name), written, f"stage {name}")
         if changed:
             raise UserError(
@@ -124,8 +140,50 @@ def check_shared(resolved: Sequence[ResolvedStage], ours: dict[str, Any]) -> Non
             )
 
 
+def _of_checkpoints(stages: Sequence[ResolvedStage]) -> dict[str, Any] | None:
+    """The recipe that the first stage with a checkpoint was trained by."""
+    for stage in stages:
+        if not stage.shared and checkpoints.latest_step(stage.folder) is not None:
+            latest = checkpoints.find(stage.folder, field="MODEL_DIR")
+            return checkpoints.read_metadata(latest)["recipe"]
+    return None
+
+
+def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that was written before a field came, with the field's default.
+
+    A new field's default is what was done before there was the field.
+    """
+    stages = []
+    for stage in recipe["stages"]:
+        parts = {
+            "optimizer": _defaults(AdamW) | stage["optimizer"],
+            "loss": _defaults(Loss) | stage["loss"],
+            "phases": [_defaults(Phase, *_FREE_OF_PHASES) | phase for phase in stage["phases"]],
+            "model": _defaults(ModelConfig, *_FREE_OF_MODELS) | stage["model"],
+        }
+        stages.append(_defaults(Stage, *_FREE_OF_STAGES, *parts) | stage | parts)
+    return recipe | {"stages": stages}
+
+
+def _defaults(cls: type, *left_out: str) -> dict[str, Any]:
+    return plain(
+        {
+            field.name: field.default
+            for field in dataclasses.fields(cls)
+            if field.default is not dataclasses.MISSING and field.name not in left_out
+        }
+    )
+
+
 def _read(file: pathlib.Path) -> dict[str, Any]:
+    """The recipe of a run's folder.
+
+    Raises:
+      UserError: the file is damaged.
+    """
     try:
         return json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise UserError("MODEL_DIR", str(file), f"cannot be read: {error}") from error
+        remedy = f"cannot be read ({error}); remove the file: the checkpoints have the recipe too"
+        raise UserError("MODEL_DIR", str(file), remedy) from error

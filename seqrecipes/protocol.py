@@ -8,12 +8,17 @@ is left.
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from seqrecipes import configuration
 from seqrecipes.config import flags as flags_of
-from seqrecipes.errors import UserError, exit_status
+from seqrecipes.errors import UserError, exit_status, signals_interrupt
+
+if TYPE_CHECKING:
+    from seqrecipes.downstream.protocol import Protocol
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,21 +45,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
-    from seqrecipes import tables
     from seqrecipes.downstream import jobs
     from seqrecipes.downstream.protocol import described, protocol
+    from seqrecipes.folders import locked
+    from seqrecipes.training.accelerators import visible_gpus
 
     if not flags.gin_file:
         raise UserError("--gin_file", None, "name one, e.g. --gin_file=gin/protocol.gin")
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths, "protocol")
     with configuration.required_values():
         wanted = protocol()
-    where = jobs.places(flags.side_by_side, jobs.visible_gpus())
+    where = jobs.places(flags.side_by_side, visible_gpus())
     print("\n".join(described(wanted)))
     wanted.check()
     if flags.dry_run:
         wanted.check_models()
         return 0
+    with signals_interrupt(), locked(pathlib.Path(wanted.model_dir)):
+        return _execute(wanted, where, paper=flags.paper)
+
+
+def _execute(wanted: Protocol, where: Sequence[Mapping[str, str]], *, paper: bool) -> int:
+    from seqrecipes import tables
+    from seqrecipes.downstream import jobs
+
     if jobs.run(wanted.trials(), where, title="learning rates"):
         return 1
     rates = {task: wanted.rate(task) for task in wanted.tasks}
@@ -66,7 +80,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     finished = wanted.results
     if any(job.done for job in runs):
         shown = [str(finished), "--output", str(finished.parent)]
-        tables.main(shown + (["--paper"] if flags.paper else []))
+        tables.main(shown + (["--paper"] if paper else []))
     return 1 if failures else 0
 
 

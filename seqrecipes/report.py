@@ -174,7 +174,7 @@ def table(records: Sequence[StageRecord]) -> str:
 def spent(records: Sequence[StageRecord]) -> str:
     """A Markdown table of the ledgers, one row a phase, and below it what its columns mean.
 
-    Empty if no stage has a ledger: runs from before there was one have none.
+    Empty if no stage has a ledger.
     """
     header = ["stage", "phase", "steps", "repeated", "TU", "PFLOPs", "of plan", "chip-h", "other"]
     header += ["use"]
@@ -207,9 +207,7 @@ def spent(records: Sequence[StageRecord]) -> str:
 
 
 def _share_of_plan(spent: dict[str, Any], facts: dict[str, Any]) -> str:
-    """FLOPs of a phase over what it was planned to take; runs of before have no such plan."""
-    if "flops" not in facts:
-        return "-"
+    """FLOPs of a phase over what it was planned to take."""
     from seqrecipes import describe
 
     return f"{spent['flops'] / describe.phase_flops(facts):.0%}"

@@ -22,7 +22,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from seqrecipes.recipe import RECIPE_FILE, training_units
-from seqrecipes.training import checkpoints, optimizer
+from seqrecipes.training import checkpoints, optimizer, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training
 from seqrecipes.training.phases import Span
@@ -73,12 +73,18 @@ class ResolvedStage:
     def training_units(self) -> float:
         """TU of the stage alone."""
         training = self.training
-        return training_units(training.model.config, self.stage.phases, training.tokens_per_update)
+        return training_units(training.model.config, training.spans, training.tokens_per_update)
 
     @property
     def finished(self) -> bool:
-        """Whether its last checkpoint is there."""
-        return checkpoints.latest_step(self.folder) == self.training.steps
+        """Whether its last checkpoint is there, and was validated."""
+        steps = self.training.steps
+        return checkpoints.latest_step(self.folder) == steps and "validation" in self.reported
+
+    @property
+    def reported(self) -> dict[str, dict[str, float]]:
+        """What was reported of the last step."""
+        return reporting.reported(self.folder / reporting.METRICS_FILE, self.training.steps)
 
     def counts(self, span: Span) -> dict[str, tuple[int, int]]:
         """Trainable and frozen parameters of a phase, by top-level name."""
@@ -145,6 +151,7 @@ def resolve(
             logits_tile=recipe.logits_tile,
             log_every=recipe.log_every,
             validate_every=recipe.validate_every,
+            skip_nonfinite=recipe.skip_nonfinite,
             minimised=stage.loss,
         )
         _check_features(stage, model, training.features)

@@ -22,12 +22,12 @@ from seqrecipes import describe, identity, samples
 from seqrecipes import resolve as resolving
 from seqrecipes.config.recipe import Recipe, Stage
 from seqrecipes.conversion import warm_start
-from seqrecipes.downstream import probing
+from seqrecipes.downstream import probing, scoring
 from seqrecipes.errors import UserError
 from seqrecipes.folders import check_writable
 from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
-from seqrecipes.training import checkpoints, compilation, loop, reporting
+from seqrecipes.training import checkpoints, compilation, environment, loop, processes, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Probe, Training
 
@@ -56,6 +56,7 @@ class Run:
         model_dir: str,
         devices: Sequence[jax.Device] | None = None,
     ):
+        environment.check()
         self.recipe = recipe
         self.model_dir = pathlib.Path(model_dir)
         self.mesh = recipe.partitioning.mesh(devices)
@@ -171,13 +172,11 @@ class Run:
         )
 
     def check_folder(self, resolved: list[ResolvedStage]) -> None:
-        """Refuses a folder that holds another recipe or is too small, and stages shared with one
-        that holds another.
-        """
+        """Refuses a folder of another recipe, or too small, and stages shared with another."""
         check_writable(self.model_dir, "train.model_dir")
         resolving.check_space(self.recipe, resolved, self.model_dir)
         ours = self._identity(resolved)
-        identity.check_folder(self.model_dir, ours)
+        identity.check_folder(self.model_dir, ours, resolved)
         identity.check_shared(resolved, ours)
 
     def _checked(self) -> list[ResolvedStage]:
@@ -214,10 +213,15 @@ class Run:
           Interrupted: a signal came, and the state was saved.
         """
         chosen = None if only is None else self.recipe.index(only)
-        self._checked()
+        resolved = self._checked()
         if checked:
             checked()
-        _barrier("checked")  # before any process writes
+        ours = json.dumps(self._identity(resolved), indent=1)
+        processes.agree(f"{gin.config_str()}\n{only}\n{ours}")  # before any process writes
+        with processes.locked(self.model_dir):
+            return self._execute(chosen)
+
+    def _execute(self, chosen: int | None) -> list[ResolvedStage]:
         self.ensure_vocabulary()
         self.resolve()
         blocks = [self.blocks(stage) for stage in self.recipe.stages]
@@ -227,7 +231,7 @@ class Run:
             for index, stage in enumerate(resolved):
                 if chosen not in (None, index):
                     continue
-                if stage.finished:
+                if stage.finished and (stage.shared or not self._probes_left(stage)):
                     log.info("%s: finished already, skipped", stage.stage.name)
                 else:
                     self._train(stage, blocks[index])
@@ -265,10 +269,8 @@ class Run:
         if jax.process_index() == 0:
             file = self.model_dir / RECIPE_FILE
             if not file.exists():
-                temporary = file.with_suffix(".tmp")
-                temporary.write_text(json.dumps(self._identity(resolved), indent=2) + "\n", "utf-8")
-                temporary.replace(file)
-            (self.model_dir / "config.gin").write_text(gin.config_str(), "utf-8")
+                scoring.write(file, json.dumps(self._identity(resolved), indent=2) + "\n")
+            scoring.write(self.model_dir / "config.gin", gin.config_str())
         _barrier("claimed")
 
     def _train(self, stage: ResolvedStage, blocks: Blocks) -> None:
@@ -294,12 +296,9 @@ class Run:
         )
         first = jax.process_index() == 0
         if first:
-            stage.folder.mkdir(parents=True, exist_ok=True)
             facts = describe.stage_facts(stage) | {"unigram_entropy": blocks.unigram_entropy()}
-            (stage.folder / describe.STAGE_FILE).write_text(
-                json.dumps(facts, indent=2) + "\n", "utf-8"
-            )
-            (stage.folder / "model-info.txt").write_text(describe.model_info(stage), "utf-8")
+            scoring.write(stage.folder / describe.STAGE_FILE, json.dumps(facts, indent=2) + "\n")
+            scoring.write(stage.folder / "model-info.txt", describe.model_info(stage))
         _barrier(stage.stage.name)
 
         def writers(start: int) -> list[reporting.Writer]:
@@ -364,18 +363,17 @@ class Run:
             self.recipe.predictions,
         )
 
+    def _probes_left(self, stage: ResolvedStage) -> bool:
+        """Whether the look at the last step is still to come."""
+        suited = probing.of_model(self.recipe.probes, stage.training.model.config)
+        return bool(suited) and "probes" not in stage.reported
+
     def _export(self, stage: ResolvedStage) -> None:
         """Writes a finished stage in Hugging Face's format, where that was not done before."""
-        output = stage.folder / "hf"
-        if jax.process_index() == 0 and not output.exists():
+        if jax.process_index() == 0:
             from seqrecipes import hugging_face
 
-            checkpoint = checkpoints.find(stage.folder, field="MODEL_DIR")
-            log.info(
-                hugging_face.export_checkpoint(
-                    checkpoint, output, vocabulary=str(self.vocabulary_path)
-                )
-            )
+            hugging_face.export_stage(stage.folder, vocabulary=str(self.vocabulary_path))
         _barrier(f"{stage.stage.name} exported")
 
     def _initial_params(self, stage: ResolvedStage) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from seqrecipes import configuration
 from seqrecipes.config import flags as flags_of
 from seqrecipes.config.recipe import train
 from seqrecipes.errors import UserError, exit_status
+from seqrecipes.training import processes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,19 +19,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = flags_of.Parser("train", description=__doc__)
     parser.add_argument("--dry_run", action="store_true", help="check and print, train nothing")
     parser.add_argument("--stage", type=flags_of.name, metavar="NAME", help="run this stage alone")
-    group = parser.add_argument_group(
-        "several processes", "on TPU pods and SLURM --multiprocess finds the rest by itself"
-    )
-    group.add_argument("--multiprocess", action="store_true", help="start jax.distributed")
-    group.add_argument("--coordinator_address", type=flags_of.name, metavar="HOST:PORT")
-    group.add_argument("--process_count", type=flags_of.value(flags_of.Positive), metavar="N")
-    group.add_argument("--process_index", type=flags_of.value(flags_of.Count), metavar="I")
-
+    processes.add_flags(parser)
     configuration.add_tasks_flag(parser)
     configuration.add_flags(parser)
     flags, bindings = configuration.parse_flags(parser, argv)
     return exit_status(
-        lambda: _run(flags, bindings),
+        lambda: processes.run(flags, lambda: _run(flags, bindings)),
         interrupted="interrupted; the same command goes on from the last checkpoint",
     )
 
@@ -43,15 +37,10 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     configuration.load(flags.gin_file, bindings, flags.gin_search_paths, "train")
     with configuration.required_values():
         wanted = train()
-    _check_processes(flags)
     if flags.stage is not None:
         wanted.recipe.index(flags.stage)
     import jax
 
-    if flags.multiprocess or flags.coordinator_address:
-        jax.distributed.initialize(
-            flags.coordinator_address, flags.process_count, flags.process_index
-        )
     from seqrecipes import report, runner
     from seqrecipes.training import interruption, reporting
 
@@ -67,19 +56,6 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     if status == 0 and jax.process_index() == 0 and flags.stage is None:
         print(report.write([run.model_dir], run.model_dir))
     return status
-
-
-def _check_processes(flags: argparse.Namespace) -> None:
-    count, index = flags.process_count, flags.process_index
-    for name, given, other in (
-        ("--process_count", count, index),
-        ("--process_index", index, count),
-    ):
-        if given is not None and (other is None or not flags.coordinator_address):
-            remedy = "goes with --coordinator_address, --process_count and --process_index"
-            raise UserError(name, given, remedy)
-    if index is not None and index >= count:
-        raise UserError("--process_index", index, f"must be below --process_count = {count}")
 
 
 if __name__ == "__main__":

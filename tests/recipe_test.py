@@ -8,7 +8,7 @@ import json
 import jax
 import pytest
 
-from seqrecipes import describe, models, resolve
+from seqrecipes import describe, models, resolve, tree
 from seqrecipes import identity as identities
 from seqrecipes.config.recipe import Phase, Recipe, Stage, WarmStart
 from seqrecipes.config.training import AdamW, Partitioning
@@ -16,6 +16,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import config as model_config
 from seqrecipes.recipe import training_units
 from seqrecipes.training import checkpoints
+from seqrecipes.training.phases import spans
 from tests.models import tiny
 
 PAPER_BATCH = 2048 * 512
@@ -44,7 +45,25 @@ BELOW = ("token_embedding", "encoder/embedding")
 )
 def test_training_units_are_those_of_table_1(model, phases, expected):
     config = model_config.load(f"configs/{model}.py", size="full", vocab_size=100)
-    assert round(training_units(config, phases, PAPER_BATCH), 1) == expected
+    leaves = tree.flatten(models.parameter_shapes(config))
+    assert round(training_units(config, spans(phases, leaves), PAPER_BATCH), 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("freeze", "expected"),
+    [
+        (["encoder/embedding", "encoder/stack", "token_embedding"], 7.5),
+        (["encoder.*", "token_embedding"], 7.5),
+        (["enc[a-z]+/stack/layers"], 7.5),
+        # Some of every layer trains, or none of any is frozen.
+        (["encoder/stack/layers/mlp"], 10.0),
+        (["encoder/embedding", "encoder/stack/final_norm"], 10.0),
+    ],
+)
+def test_training_units_go_by_what_is_frozen_however_it_is_spelled(freeze, expected):
+    config = model_config.load("configs/bart_12e12d.py", size="full", vocab_size=100)
+    placed = spans([Phase(500_000, freeze)], tree.flatten(models.parameter_shapes(config)))
+    assert round(training_units(config, placed, PAPER_BATCH), 3) == expected
 
 
 def small_recipe(**changes) -> Recipe:
@@ -214,6 +233,17 @@ def test_a_stage_is_taken_from_another_run_that_trained_it_alike(tmp_path):
     sharing = dataclasses.replace(recipe, shared=[str(tmp_path / "alone")])
     assert shared_folders(sharing, tmp_path) == {"encoder": tmp_path / "alone" / "encoder"}
     (tmp_path / "alone" / "encoder" / "checkpoints" / "10").mkdir(parents=True)
+    with pytest.raises(UserError, match="has not finished encoder"):
+        check(sharing, tmp_path / "run")
+    for name in ("_CHECKPOINT_METADATA", "params/_METADATA", "metadata/metadata"):
+        file = tmp_path / "alone" / "encoder" / "checkpoints" / "10" / name
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    # Without its validation it is not finished either.
+    with pytest.raises(UserError, match="has not finished encoder"):
+        check(sharing, tmp_path / "run")
+    row = '{"step": 10, "validation/loss": 1.0}\n'
+    (tmp_path / "alone" / "encoder" / "metrics.jsonl").write_text(row, "utf-8")
     check(sharing, tmp_path / "run")
     (tmp_path / "alone" / "encoder" / "checkpoints" / "10").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="has not finished encoder; train it there first"):
@@ -243,3 +273,37 @@ def test_a_stage_of_another_run_that_was_trained_otherwise_is_refused(tmp_path):
             shared_folders(
                 dataclasses.replace(recipe, stages=[new], shared=[str(tmp_path / folder)]), tmp_path
             )
+
+
+def test_a_folder_that_lost_its_recipe_is_known_by_its_checkpoints(tmp_path, monkeypatch):
+    recipe, run = small_recipe(), tmp_path / "run"
+    stages, theirs = resolved_stages(recipe, run), identity(recipe, run)
+    identities.check_folder(run, theirs, stages)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "latest_step", lambda folder: 5)
+        patch.setattr(checkpoints, "find", lambda folder, field: folder)
+        patch.setattr(checkpoints, "read_metadata", lambda folder: {"recipe": theirs})
+        identities.check_folder(run, theirs, stages)
+        with pytest.raises(UserError, match="seed: 0 there, 3 now"):
+            identities.check_folder(run, identity(small_recipe(seed=3), run), stages)
+    run.mkdir()
+    (run / "recipe.json").write_text('{"corpus": "sam')
+    with pytest.raises(UserError, match=r"recipe\.json.*cannot be read"):
+        identities.check_folder(run, theirs, stages)
+
+
+def test_a_recipe_written_before_a_field_came_is_the_same_recipe(tmp_path):
+    ours = identity(small_recipe(), tmp_path)
+    old = json.loads(json.dumps(ours))
+    for stage in old["stages"]:
+        for part, field in (("optimizer", "multipliers"), ("loss", "z_loss")):
+            del stage[part][field]
+        del stage["warm_start"]
+        del stage["phases"][0]["frozen_encoder_layers"]
+    old["stages"][1]["warm_start"] = ours["stages"][1]["warm_start"]
+    (tmp_path / "recipe.json").write_text(json.dumps(old))
+    identities.check_folder(tmp_path, ours)
+    old["stages"][0]["optimizer"]["multipliers"] = [["encoder", 0.5]]
+    (tmp_path / "recipe.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match="multipliers"):
+        identities.check_folder(tmp_path, ours)

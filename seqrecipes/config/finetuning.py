@@ -82,6 +82,7 @@ class Finetuning:
       seeds: one run each: heads, dropout and the order of examples are functions of it.
       validate_every: updates between validations; 0 validates after every epoch.
       log_every: updates between reports.
+      skip_nonfinite: as `Recipe.skip_nonfinite`.
       logits_tile: positions per example that have vocabulary logits at one time.
       tasks: module that registers the labelled sets.
       partitioning: devices; speed and memory only.
@@ -109,6 +110,7 @@ class Finetuning:
     seeds: Sequence[Annotated[int, Range(0, below=2**32)]] = (0, 1, 2)
     validate_every: Count = 0
     log_every: Positive = 50
+    skip_nonfinite: Count = 0
     logits_tile: Positive = 128
     tasks: str = "tasks.downstream"
     partitioning: Partitioning = dataclasses.field(default_factory=Partitioning)

@@ -137,6 +137,8 @@ class Recipe:
       logits_tile: positions per example that have vocabulary logits at one time.
       log_every: steps between reports.
       validate_every: steps between validations.
+      skip_nonfinite: an update whose loss or gradient is not finite is never made. So many of them
+        in a row are left out; one more stops the run, which may go on with another number.
       validation_examples: largest number of validation examples; 0 takes all.
       shared: folders of other runs; a stage that one of them has under the same name is taken from
         there, if it would be trained alike.
@@ -164,6 +166,7 @@ class Recipe:
     logits_tile: Positive = 128
     log_every: Positive = 50
     validate_every: Positive = 5_000
+    skip_nonfinite: Count = 0
     validation_examples: Count = 4_096
     shared: Sequence[str] = ()
     probes: Sequence[Finetuning] = ()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import dataclasses
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -14,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from tqdm import tqdm
 
 from seqrecipes.errors import UserError
+from seqrecipes.training.accelerators import VISIBLE
 
 _POLL_SECONDS = 0.5
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,29 +75,25 @@ def places(count: int, visible: str | None) -> list[dict[str, str]]:
         return [{} for _ in range(count)]
     devices = [device for device in visible.split(",") if device]
     if len(devices) < count:
-        raise UserError("--side_by_side", count, f"{_VISIBLE} has {len(devices)} GPUs")
+        raise UserError("--side_by_side", count, f"{VISIBLE} has {len(devices)} GPUs")
     share = len(devices) // count
     return [
-        {_VISIBLE: ",".join(devices[share * place : share * (place + 1)])} for place in range(count)
+        {VISIBLE: ",".join(devices[share * place : share * (place + 1)])} for place in range(count)
     ]
 
 
-def visible_gpus() -> str | None:
-    """The GPUs that commands may use: those of CUDA_VISIBLE_DEVICES, or all; None without any.
+# Linux's own: a process may ask for a signal at the death of its parent, whatever that died of.
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+_SET_PDEATHSIG = 1
 
-    JAX would take what it looks at, so that the driver's own tool is asked.
-    """
-    if _VISIBLE in os.environ:
-        return os.environ[_VISIBLE]
-    with contextlib.suppress(FileNotFoundError, subprocess.CalledProcessError):
-        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        found = subprocess.run(asked, capture_output=True, text=True, check=True)
-        return ",".join(found.stdout.split()) or None
-    return None
+
+def _ends_with_its_parent() -> None:
+    if _PRCTL is not None:
+        _PRCTL(_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def run(jobs: Sequence[Job], where: Sequence[Mapping[str, str]], *, title: str) -> list[Failure]:
-    """Runs what is not done; a failure stops no other job, an interruption all.
+    """Runs what is not done; a failure stops no other job, the end of this process all.
 
     Args:
       jobs: what to do.
@@ -121,6 +118,7 @@ def run(jobs: Sequence[Job], where: Sequence[Mapping[str, str]], *, title: str) 
                             stdout=log,
                             stderr=subprocess.STDOUT,
                             env={**os.environ, **place},
+                            preexec_fn=_ends_with_its_parent,
                         )
                     running.append((job, process, place))
                 time.sleep(_POLL_SECONDS)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 RUN_FILE, GIN_FILE = "finetuning.json", "config.gin"
 VOCABULARY = pathlib.Path("vocabulary", "spm.model")
 # These change speed or what is shown, or belong to one of several runs in the folder.
-_FREE = ("seeds", "partitioning", "log_every", "logits_tile")
+_FREE = ("seeds", "partitioning", "log_every", "logits_tile", "skip_nonfinite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +98,7 @@ class Prepared:
             logits_tile=ours.logits_tile,
             log_every=ours.log_every,
             validate_every=validate_every,
+            skip_nonfinite=ours.skip_nonfinite,
             minimised=ours.loss,
         )
 
@@ -169,9 +170,7 @@ class Prepared:
         scoring.write(run_dir / RUN_FILE, text + "\n")
         scoring.write(run_dir / GIN_FILE, gin.config_str())
         places.write(run_dir)
-        vocabulary = run_dir / VOCABULARY
-        vocabulary.parent.mkdir(exist_ok=True)
-        vocabulary.write_bytes(self.source.vocabulary)
+        scoring.write(run_dir / VOCABULARY, self.source.vocabulary)
 
     def __str__(self) -> str:
         ours, training = self.finetuning, self.training(0)

@@ -202,7 +202,7 @@ def _read(file: pathlib.Path) -> Run:
     for language, metrics in scores.items():
         if not isinstance(metrics, dict) or not all(map(_is_score, metrics.values())):
             raise UserError(str(file), metrics, f"has no percentages as scores of {language}")
-    language = content.get("language", ENGLISH)  # files of before it was written are English
+    language = content.get("language")
     if not isinstance(language, str):
         raise UserError(str(file), language, "is no language: no file of a run's scores")
     return Run(file, **{key: content[key] for key in _KEYS}, language=language)

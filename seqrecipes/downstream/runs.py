@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from seqrecipes import folders
 from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.downstream import preparing, results, scoring, sources
 from seqrecipes.downstream.preparing import Batches, Prepared
 from seqrecipes.folders import SCORES_FILE
-from seqrecipes.training import checkpoints, compilation, loop, reporting
+from seqrecipes.training import checkpoints, compilation, environment, loop, reporting
 from seqrecipes.training.checkpoints import Checkpoints
 from seqrecipes.training.loop import Training
 
@@ -44,6 +45,7 @@ class Run:
         model_dir: str,
         devices: Sequence[jax.Device] | None = None,
     ):
+        environment.check()
         self.finetuning = finetuning
         self.model_dir = pathlib.Path(model_dir)
         self.mesh = finetuning.partitioning.mesh(devices)
@@ -67,11 +69,14 @@ class Run:
         with self._prepared(imports=self.model_dir) as prepared:
             if checked:
                 checked()
-            prepared.claim(self.model_dir)
+            # Other seeds may begin in the same folder.
+            with folders.locked(self.model_dir, wait=True):
+                prepared.claim(self.model_dir)
             log.info("%s", prepared)
             with compilation.kept(self.model_dir):
                 for seed in self.finetuning.seeds:
-                    self._execute(prepared, seed)
+                    with folders.locked(self._folder(seed)):
+                        self._execute(prepared, seed)
         return summary([self._scores(seed) for seed in self.finetuning.seeds])
 
     @contextlib.contextmanager

@@ -200,9 +200,9 @@ def content(
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-def write(file: pathlib.Path, text: str) -> None:
+def write(file: pathlib.Path, content: str | bytes) -> None:
     """Writes a file whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, "utf-8")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(temporary, file)

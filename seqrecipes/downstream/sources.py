@@ -15,7 +15,7 @@ from seqrecipes.conversion import warm_start
 from seqrecipes.conversion.conversions import FREE
 from seqrecipes.data import pieces
 from seqrecipes.errors import UserError
-from seqrecipes.folders import shipped
+from seqrecipes.folders import locked, shipped
 from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from seqrecipes.training import checkpoints
@@ -92,9 +92,11 @@ def find(finetuning: Finetuning, imports: pathlib.Path) -> Source:
     elif (path / "config.json").is_file():
         imported = imports / IMPORTED
         given = finetuning.vocabulary or None
-        if not _is_import_of(imported, path, given):
-            shutil.rmtree(imported, ignore_errors=True)
-            log.info(hugging_face.import_folder(path, imported, vocabulary=given))
+        # Seeds that begin side by side share it.
+        with locked(imports, wait=True):
+            if not _is_import_of(imported, path, given):
+                shutil.rmtree(imported, ignore_errors=True)
+                log.info(hugging_face.import_folder(path, imported, vocabulary=given))
         name = path.resolve().name
         source = dataclasses.replace(_of_checkpoint(imported, None), name=name)
     else:

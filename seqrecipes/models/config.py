@@ -115,11 +115,16 @@ class ModelConfig:
     def from_dict(cls, values: Mapping[str, Any], *, field: str) -> ModelConfig:
         """The configuration that `to_dict` gave; `field` says where it was found.
 
+        A field that came later has a default, which computes what was computed before it came.
+
         Raises:
-          UserError: another version of this package wrote it, with other fields.
+          UserError: another version of this package wrote it, with fields that are not known here,
+            or without one that has no default.
         """
-        ours = {each.name for each in dataclasses.fields(cls)}
-        if differing := sorted(ours ^ values.keys()):
+        fields = dataclasses.fields(cls)
+        needed = {each.name for each in fields if each.default is dataclasses.MISSING}
+        unknown = values.keys() - {each.name for each in fields}
+        if differing := sorted(unknown | needed - values.keys()):
             raise UserError(
                 field, differing, "another version wrote this model; these fields are not in both"
             )

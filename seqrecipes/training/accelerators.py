@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import subprocess
 
 from seqrecipes.errors import UserError
 
 GIB = 2**30
+# Of CUDA: the GPUs that a process may use.
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,3 +65,17 @@ def named(name: str) -> Accelerator:
 def peak(device_kind: str) -> float | None:
     """Operations a second of one device, if its kind is known."""
     return next((a.peak for a in ACCELERATORS if device_kind in a.kinds), None)
+
+
+def visible_gpus() -> str | None:
+    """The GPUs that commands may use: those of CUDAVISIBLE_DEVICES, or all; None without any.
+
+    JAX would take what it looks at, so that the driver's own tool is asked.
+    """
+    if VISIBLE in os.environ:
+        return os.environ[VISIBLE]
+    with contextlib.suppress(FileNotFoundError, subprocess.CalledProcessError):
+        asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True)
+        return ",".join(found.stdout.split()) or None
+    return None

@@ -1,15 +1,16 @@
 """Checkpoints of a stage: orbax, asynchronous, restored onto any mesh.
 
 One folder a step, with three items: `params`, `optimizer` and `metadata` (JSON: recipe, model
-configuration, vocabulary checksum, data position), so that a checkpoint explains itself. Orbax
-writes to a temporary folder and renames it when all is on disk: a killed run leaves no half
-checkpoint under a step's name.
+configuration, vocabulary checksum, data position, checksums), so that a checkpoint explains itself.
+Orbax writes to a temporary folder and renames it when all is on disk: a killed run leaves no half
+checkpoint under a step's name. What is read is compared with its checksums (`training.integrity`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import operator
 import pathlib
@@ -26,6 +27,8 @@ from seqrecipes import tree
 from seqrecipes.config.training import Checkpointing
 from seqrecipes.errors import UserError
 from seqrecipes.folders import whole_folder
+from seqrecipes.training import integrity
+from seqrecipes.training.integrity import Damaged, intact
 from seqrecipes.training.partitioning import Placement
 from seqrecipes.training.step import TrainState
 
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 TEMPORARY = ".orbax-checkpoint-tmp"
+# Version of what metadata says; a new field has a default and needs no new version.
+FORMAT = 1
 
 
 class Checkpoints:
@@ -41,10 +46,16 @@ class Checkpoints:
     Args:
       stage_dir: the stage's folder; checkpoints lie in `checkpoints/<step>` below it.
       policy: what to keep.
+
+    Raises:
+      UserError: a folder has a step's name and holds no complete checkpoint.
     """
 
     def __init__(self, stage_dir: pathlib.Path, policy: Checkpointing):
-        self._dir = stage_dir.absolute() / FOLDER
+        self._stage_dir, self._dir = stage_dir, stage_dir.absolute() / FOLDER
+        integrity.check_complete(self._dir)
+        if policy.best:
+            self._check_metrics()
         for partial in unfinished(stage_dir):
             log.warning("ignoring and removing %s: it was cut off before it was complete", partial)
         keep: list[Any] = [checkpoint_managers.LatestN(policy.keep)]
@@ -71,14 +82,24 @@ class Checkpoints:
             ),
         )
 
+    def _check_metrics(self) -> None:
+        """Of all checkpoints: one whose metrics read better than they were would hide the best."""
+        for step in integrity.complete_steps(self._dir):
+            folder = self._dir / str(step)
+            metadata, file = read_metadata(folder), folder / "metrics" / "metrics"
+            with intact(folder):
+                found = json.loads(file.read_text("utf-8")) if file.is_file() else None
+                if integrity.ARRAYS in metadata and found != metadata.get("metrics"):
+                    raise Damaged("metrics read otherwise than they were written")
+
     def latest(self) -> int | None:
         """Step of the latest complete checkpoint, if any."""
         return self._manager.latest_step()
 
     def best(self) -> tuple[int, dict[str, float]] | None:
         """Step and metrics of the best checkpoint by the policy, if any was validated."""
-        step = self._manager.best_step()
-        return None if step is None else (step, self._manager.metrics(step))
+        best = self._manager.best_step()
+        return None if best is None else (best, self._manager.metrics(best))
 
     def save(
         self,
@@ -99,27 +120,41 @@ class Checkpoints:
             raise UserError("Checkpointing.best", self._metric, f"validation gives {known}")
         if step == self.latest():
             return
+        items = {"params": state.params, "optimizer": state.optimizer}
+        checksums = {name: integrity.of_tree(values) for name, values in items.items()}
+        written = (
+            dict(metadata) | {"format": FORMAT} | ({"metrics": dict(metrics)} if metrics else {})
+        )
         with disk_errors(self._dir):
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     optimizer=ocp.args.StandardSave(state.optimizer),
-                    metadata=ocp.args.JsonSave(dict(metadata)),
+                    metadata=ocp.args.JsonSave(integrity.sealed(written, checksums)),
                 ),
                 metrics=dict(metrics) if metrics else None,
                 force=True,
             )
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state of a step, laid out as the shapes and shardings in `like` say."""
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(like.params),
-                optimizer=ocp.args.StandardRestore(like.optimizer),
-            ),
-        )
+        """The state of a step, laid out as the shapes and shardings in `like` say.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
+        folder = self._dir / str(step)
+        with intact(folder):
+            metadata = read_metadata(folder)
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(like.params),
+                    optimizer=ocp.args.StandardRestore(like.optimizer),
+                ),
+            )
+            for item in ("params", "optimizer"):
+                integrity.check_arrays(metadata, item, integrity.of_tree(restored[item]))
         count = jax.device_put(np.asarray(step, np.int32), like.step.sharding)
         return TrainState(step=count, params=restored["params"], optimizer=restored["optimizer"])
 
@@ -155,9 +190,7 @@ def disk_errors(directory: pathlib.Path) -> Iterator[None]:
 
 def latest_step(stage_dir: pathlib.Path) -> int | None:
     """Step of the latest complete checkpoint of a stage's folder, without opening it."""
-    folder = stage_dir / FOLDER
-    steps = [int(p.name) for p in folder.glob("*") if p.name.isdigit()] if folder.is_dir() else []
-    return max(steps, default=None)
+    return max(integrity.complete_steps(stage_dir / FOLDER), default=None)
 
 
 def unfinished(stage_dir: pathlib.Path) -> list[pathlib.Path]:
@@ -172,7 +205,7 @@ def find(path: str | pathlib.Path, *, field: str) -> pathlib.Path:
       UserError: there is no complete checkpoint.
     """
     path = pathlib.Path(path).absolute()
-    if (path / "params").is_dir() and (path / "metadata").is_dir():
+    if integrity.is_complete(path):
         return path
     stage_dir = path.parent if path.name == FOLDER else path
     step = latest_step(stage_dir)
@@ -185,31 +218,59 @@ def find(path: str | pathlib.Path, *, field: str) -> pathlib.Path:
 
 
 def read_metadata(checkpoint: pathlib.Path) -> dict[str, Any]:
-    """The JSON beside the arrays of a checkpoint's folder."""
+    """The JSON beside the arrays of a checkpoint's folder.
+
+    Raises:
+      UserError: it is damaged, or a later version of this package wrote it.
+    """
     options = _this_process()
     handler = ocp.JsonCheckpointHandler(multiprocessing_options=options)
-    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
-        return checkpointer.restore(_item(checkpoint, "metadata"))
+    with (
+        intact(checkpoint),
+        ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer,
+    ):
+        metadata = checkpointer.restore(_item(checkpoint, "metadata"))
+        integrity.check_metadata(metadata)
+    if metadata.get("format", FORMAT) > FORMAT:
+        raise UserError(
+            "checkpoint", str(checkpoint), "a later version of seqrecipes wrote it; install that"
+        )
+    return metadata
 
 
 def restore_params(
     checkpoint: pathlib.Path, shapes: tree.Tree, placement: Placement
 ) -> dict[str, Any]:
-    """The parameters of a checkpoint's folder, straight onto the devices."""
+    """The parameters of a checkpoint's folder, straight onto the devices.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    metadata = read_metadata(checkpoint)
     shardings = placement(shapes)
     like = {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[path])
         for path, leaf in tree.flatten(shapes).items()
     }
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(_item(checkpoint, "params"), tree.unflatten(like))
+    with intact(checkpoint), ocp.StandardCheckpointer() as checkpointer:
+        params = checkpointer.restore(_item(checkpoint, "params"), tree.unflatten(like))
+        integrity.check_arrays(metadata, "params", integrity.of_tree(params))
+    return params
 
 
 def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
-    """One parameter of a checkpoint's folder, in this process's memory alone."""
+    """One parameter of a checkpoint's folder, in this process's memory alone.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    metadata = read_metadata(checkpoint)
     options = _this_process()
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
-    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+    with (
+        intact(checkpoint),
+        ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer,
+    ):
         restored = checkpointer.restore(
             _item(checkpoint, "params"),
             args=ocp.args.PyTreeRestore(
@@ -218,7 +279,9 @@ def read_leaf(checkpoint: pathlib.Path, path: str) -> np.ndarray:
                 partial_restore=True,
             ),
         )
-    return tree.flatten(restored)[path]
+        leaf = tree.flatten(restored)[path]
+        integrity.check_arrays(metadata, "params", {path: integrity.of_array(leaf)})
+    return leaf
 
 
 def _item(checkpoint: pathlib.Path, name: str) -> pathlib.Path:
@@ -256,20 +319,20 @@ def save_params(
     Raises:
       UserError: the folder exists, or the disk is full.
     """
+    written = dict(metadata) | {
+        "format": FORMAT,
+        "vocabulary": hashlib.sha256(vocabulary).hexdigest(),
+        "step": 0,
+        "examples": 0,
+    }
+    checksums = {"params": integrity.of_tree(params)}
     with disk_errors(stage_dir), whole_folder(stage_dir) as folder:
         with ocp.CheckpointManager(folder.absolute() / FOLDER) as manager:
             manager.save(
                 0,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(params),
-                    metadata=ocp.args.JsonSave(
-                        dict(metadata)
-                        | {
-                            "vocabulary": hashlib.sha256(vocabulary).hexdigest(),
-                            "step": 0,
-                            "examples": 0,
-                        }
-                    ),
+                    metadata=ocp.args.JsonSave(integrity.sealed(written, checksums)),
                 ),
             )
         (folder / "vocabulary").mkdir()

@@ -22,8 +22,7 @@ from seqrecipes.training.checkpoints import disk_errors
 LEDGER_FILE = "ledger.json"
 
 # What wall seconds go to. `compilation` is all that comes before a phase's first update: initial
-# values, compiling, the first batch. `checkpoints` is waiting for them and restoring one. Ledgers
-# that were begun before there were probes know nothing of these.
+# values, compiling, the first batch. `checkpoints` is waiting for them and restoring one.
 KINDS = ("training", "compilation", "checkpoints", "validation", "probes")
 
 
@@ -205,7 +204,7 @@ def total(sessions: Iterable[Session], phase: int | None = None) -> dict[str, An
     )
     known = possible and all(session.peak for session, _ in parts)
     devices = [session.devices for session, _ in parts]
-    seconds = {kind: [spent.seconds.get(kind, 0.0) for _, spent in parts] for kind in KINDS}
+    seconds = {kind: [spent.seconds[kind] for _, spent in parts] for kind in KINDS}
     return {
         "steps": steps,
         "repeated": steps - _distinct((spent.start, spent.stop) for _, spent in parts),
@@ -239,7 +238,7 @@ def read(path: pathlib.Path) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(path.read_text("utf-8"))
-        _sessions(values)
+        total(_sessions(values))
     except (ValueError, KeyError, TypeError) as error:
         remedy = f"is no ledger ({error!r}); move the file away: the next run begins a new one"
         raise UserError("MODEL_DIR", str(path), remedy) from error

@@ -29,7 +29,7 @@ from seqrecipes.training.interruption import Interrupted, Watch
 from seqrecipes.training.ledger import LEDGER_FILE, Ledger, Price
 from seqrecipes.training.loss import Sums
 from seqrecipes.training.phases import Span, span_of, spans
-from seqrecipes.training.progress import Progress
+from seqrecipes.training.progress import NotFinite, Progress
 from seqrecipes.training.step import (
     TrainState,
     enter_phase,
@@ -89,6 +89,7 @@ class Training:
       log_every: steps between reports.
       validate_every: steps between validations; there is one at the end in any case.
       minimised: the loss.
+      skip_nonfinite: updates in a row that may be left out because they are not finite.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Training:
     log_every: int
     validate_every: int
     minimised: Loss = PLAIN
+    skip_nonfinite: int = 0
 
     @functools.cached_property
     def shapes(self) -> dict[str, Any]:
@@ -215,14 +217,17 @@ def train(
       writers: makes the metric writers of a run that begins at the given step.
       evaluation: what is validated by, in place of the loss on the validation batches.
       probe: looks at the parameters now and then. A checkpoint of its step is saved before; a run
-        that goes on from there begins with the same look, but for that after the last step.
+        that goes on from there begins with the same look, unless it was reported.
+
+    A run that begins at the last step does what is missing of its validation and last look.
 
     Raises:
       Interrupted: a signal came; a checkpoint of the last step was saved before.
-      FloatingPointError: the loss is no longer finite; names the steps.
+      FloatingPointError: updates were not finite; says what can be done.
     """
     checkpoints = Checkpoints(stage_dir, training.checkpointing)
     start = checkpoints.latest() or 0
+    reported = reporting.reported(stage_dir / reporting.METRICS_FILE, start)
     ledger = _ledger(training, stage_dir, start)
     reporter = reporting.Reporter(
         training.name,
@@ -233,7 +238,7 @@ def train(
         quiet=jax.process_index() > 0,
     )
 
-    progress = Progress(reporter, ledger, start)
+    progress = Progress(reporter, ledger, start, training.skip_nonfinite)
 
     # A checkpoint that is to be compared with others is saved with what its validation gave.
     ranked = training.checkpointing.best is not None
@@ -256,7 +261,8 @@ def train(
                     reporter.probes(step, probe.look(state.params))
                     progress.spent("probes")
 
-            look()
+            if step < training.steps and "probes" not in reported:
+                look()
             for span in training.spans:
                 if step >= span.stop:
                     continue
@@ -279,7 +285,7 @@ def train(
                     saves = (
                         step % training.checkpointing.every == 0 or probed or (ranked and validates)
                     )
-                    signum = watch.check(step)
+                    signum = watch.check()
                     # Validation waits for the devices: what they still do is training until then.
                     if validates or saves or signum is not None or last:
                         progress.report()
@@ -295,19 +301,42 @@ def train(
                         raise Interrupted(signum, step)
                     if not last:
                         look()
+            earlier = reported if step == start else {}
+            if not validated:
+                validated = earlier.get("validation", {})
             if not validated:
                 validated = evaluate(state.params)
                 reporter.validation(step, validated)
                 progress.spent("validation")
+            if checkpoints.latest() != step:
                 save(state, step)
-            look()
+            if "probes" not in earlier:
+                look()
+            if (signum := watch.check()) is not None:
+                raise Interrupted(signum, step)
             return validated
+    except NotFinite as error:
+        raise FloatingPointError(_advice(str(error), checkpoints.latest())) from error
     finally:
         reporter.restart_clock(training.steps)  # after an error nobody knows what seconds were for
         checkpoints.close()
         ledger.add("checkpoints", reporter.seconds())
         ledger.write()
         reporter.close()
+
+
+def _advice(found: str, saved: int | None) -> str:
+    """What a user can do about updates that are not finite."""
+    last = (
+        "there is no checkpoint yet"
+        if saved is None
+        else f"the checkpoint of step {saved:,} is good"
+    )
+    return (
+        f"{found}; that update was not made, and {last}. The same command comes to the same point: "
+        "--gin.SKIP_NONFINITE=5 leaves such updates out, up to 5 in a row; a lower PEAK is another "
+        "recipe, for another MODEL_DIR"
+    )
 
 
 def _ledger(training: Training, stage_dir: pathlib.Path, start: int) -> Ledger:

@@ -47,6 +47,11 @@ class Span:
     encoder_dropout: bool = True
     frozen_encoder_layers: int = 0
 
+    def untrained_layers(self, depth: int) -> int:
+        """How many layers of an encoder of that depth have no trained parameter."""
+        trains = any(_in_stack(slices.path_of(name)) for name in self.cohorts)
+        return self.frozen_encoder_layers if trains else depth
+
     def frozen_part(self, path: str) -> str:
         """For a person: the phase's index if it freezes the leaf, and which layers if not all."""
         frozen, trained = (set(map(slices.path_of, part)) for part in (self.frozen, self.cohorts))

@@ -7,6 +7,7 @@ writes. Its seconds end when its own last step is done: what is measured is the 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,12 @@ from seqrecipes.training.ledger import Ledger
 from seqrecipes.training.phases import Span
 from seqrecipes.training.reporting import Reporter
 
+log = logging.getLogger(__name__)
+
+
+class NotFinite(FloatingPointError):
+    """An update was not finite and not made; says which, and what was found."""
+
 
 class Progress:
     """Metrics on their way from the devices to the reporter, seconds on theirs to the ledger.
@@ -25,10 +32,12 @@ class Progress:
       reporter: shows metrics and has the clock.
       ledger: is told what seconds went to.
       start: step at which the session begins.
+      skip_nonfinite: updates in a row that may be left out because they were not finite.
     """
 
-    def __init__(self, reporter: Reporter, ledger: Ledger, start: int):
+    def __init__(self, reporter: Reporter, ledger: Ledger, start: int, skip_nonfinite: int = 0):
         self._reporter, self._ledger = reporter, ledger
+        self._skip_nonfinite, self._skipped = skip_nonfinite, 0
         self._rows: list[Mapping[str, Any]] = []
         self._step, self._flops_per_step = start, 0.0
         self._due = False
@@ -61,16 +70,24 @@ class Progress:
         """Waits for the devices and reports all steps since the last report.
 
         Raises:
-          FloatingPointError: the loss of one of them is not finite; names the step.
+          NotFinite: more updates in a row than may be left out were not finite.
         """
         rows, self._rows, self._due = jax.device_get(self._rows), [], False
         self._ledger.trained(self._step, self._reporter.seconds())
         # Before the checkpoint of this step, so that it is never ahead of it.
         self._ledger.write()
+        sound = []
         for step, row in enumerate(rows, start=self._step - len(rows) + 1):
-            if not np.isfinite(row["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {row['loss']} at step {step}; the last checkpoint was made "
-                    "before it. Lower AdamW.peak or AdamW.clip_norm, or look at the data there"
-                )
-        self._reporter.train(self._step, rows, self._flops_per_step)
+            if np.isfinite(row["loss"]) and np.isfinite(row["gradient_norm"]):
+                self._skipped = 0
+                sound.append(row)
+                continue
+            self._skipped += 1
+            found = (
+                f"at step {step} the loss is {row['loss']:g} and the norm of the gradient "
+                f"{row['gradient_norm']:g}"
+            )
+            if self._skipped > self._skip_nonfinite:
+                raise NotFinite(found)
+            log.warning("%s: that update is left out", found)
+        self._reporter.train(self._step, sound, len(rows), self._flops_per_step)

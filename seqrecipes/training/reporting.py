@@ -58,6 +58,16 @@ class JsonLines:
         """Nothing to do: every line is on disk."""
 
 
+def reported(path: pathlib.Path, step: int) -> dict[str, dict[str, float]]:
+    """What a `metrics.jsonl` has of a step: {'validation': {metric: value}, 'probes': ...}."""
+    found: dict[str, dict[str, float]] = {}
+    for row in read_metrics(path):
+        for name, value in row.items() if row["step"] == step else ():
+            kind, _, metric = name.partition("/")
+            found.setdefault(kind, {})[metric] = value
+    return found
+
+
 def read_metrics(path: pathlib.Path) -> list[dict[str, float]]:
     """The rows of a `metrics.jsonl`; a last line cut off by a kill is left out."""
     if not path.is_file():
@@ -114,17 +124,24 @@ class Reporter:
         """Seconds since the clock was last restarted; a report restarts it as well."""
         return time.monotonic() - self._clock[0]
 
-    def train(self, step: int, rows: list[Mapping[str, float]], flops_per_step: float) -> None:
+    def train(
+        self, step: int, rows: list[Mapping[str, float]], steps: int, flops_per_step: float
+    ) -> None:
         """Reports the mean over the steps since the last report.
 
         Args:
           step: updates done.
-          rows: metrics of these steps, as `make_train_step` returns them.
+          rows: metrics of these steps, as `make_train_step` returns them, of finite updates alone.
+          steps: how many steps that were.
           flops_per_step: model FLOPs of one step.
         """
         since, first = self._clock
         seconds_per_step = (time.monotonic() - since) / max(step - first, 1)
         self.restart_clock(step)
+        if skipped := steps - len(rows):
+            self._write(step, {"train/skipped": skipped})
+        if not rows:
+            return
         mean = {name: sum(float(row[name]) for row in rows) / len(rows) for name in rows[0]}
         tokens = mean.pop("tokens")
         scalars = {f"train/{name}": value for name, value in mean.items()} | {

@@ -18,7 +18,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from seqrecipes import tree
 from seqrecipes.config.training import PLAIN, AdamW, Loss, Partitioning
-from seqrecipes.models import Model
+from seqrecipes.models import Model, keys
 from seqrecipes.training import optimizer as optimizers
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training import slices
@@ -147,9 +147,11 @@ def make_train_step(
       minimised: what is added to the cross-entropy.
 
     Returns:
-      (state, batch) -> (state, metrics); metrics are float32 scalars: loss (cross-entropy, whatever
-      is minimised) and accuracy per target token, gradient_norm of the trainable part,
-      learning_rate, tokens (before noise, without padding), padding (share of all positions).
+      (state, batch) -> (state, metrics); an update whose loss or gradient norm is not finite leaves
+      parameters and moments as they are, and counts as a step. Metrics are float32 scalars: loss
+      (cross-entropy, whatever is minimised) and accuracy per target token, gradient_norm of the
+      trainable part, learning_rate, tokens (before noise, without padding), padding (share of all
+      positions).
 
     Raises:
       UserError: the warm-up is too long, or a multiplier's expression matches no parameter.
@@ -163,7 +165,7 @@ def make_train_step(
         return x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        key = jax.random.fold_in(keys.key(seed), state.step)
         trainable, frozen = split_params(state.params, span)
 
         def loss(leaves: dict[str, Array], part: Batch, ids: Array) -> tuple[Array, Sums]:
@@ -195,6 +197,7 @@ def make_train_step(
             (gradients, sums), _ = jax.lax.scan(add, zeros, split_batch)
 
         tokens = jnp.maximum(sums.tokens, 1)
+        mean_loss = sums.loss / tokens
         learning_rate = schedule(state.step + 1)
         params, optimizer, norm = optimizers.update(
             adamw,
@@ -203,8 +206,13 @@ def make_train_step(
             trainable,
             learning_rate,
         )
+        # A sick update is never made: no checkpoint, and no later update, can have it.
+        sound = jnp.isfinite(mean_loss) & jnp.isfinite(norm)
+        params, optimizer = jax.tree.map(
+            functools.partial(jnp.where, sound), (params, optimizer), (trainable, state.optimizer)
+        )
         metrics = {
-            "loss": sums.loss / tokens,
+            "loss": mean_loss,
             "accuracy": sums.correct / tokens,
             "gradient_norm": norm,
             "learning_rate": learning_rate,

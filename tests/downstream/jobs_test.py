@@ -14,6 +14,7 @@ import pytest
 from seqrecipes.downstream import jobs
 from seqrecipes.downstream.jobs import Job
 from seqrecipes.errors import UserError
+from seqrecipes.training import accelerators
 
 
 def job(folder: pathlib.Path, name: str, code: str) -> Job:
@@ -77,38 +78,69 @@ def test_places():
 
 def test_visible_gpus_are_those_of_the_variable_or_of_the_driver(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert jobs.visible_gpus() == "3,5"
+    assert accelerators.visible_gpus() == "3,5"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
 
     def driver(*_, **__):
         return subprocess.CompletedProcess([], 0, stdout="0\n1\n")
 
-    monkeypatch.setattr(jobs.subprocess, "run", driver)
-    assert jobs.visible_gpus() == "0,1"
+    monkeypatch.setattr(accelerators.subprocess, "run", driver)
+    assert accelerators.visible_gpus() == "0,1"
 
     def none(*_, **__):
         raise FileNotFoundError("nvidia-smi")
 
-    monkeypatch.setattr(jobs.subprocess, "run", none)
-    assert jobs.visible_gpus() is None
+    monkeypatch.setattr(accelerators.subprocess, "run", none)
+    assert accelerators.visible_gpus() is None
+
+
+SAVING = (
+    "import signal\n"
+    "def save(*_): open(sys.argv[1] + '.saved', 'w'); sys.exit(1)\n"
+    "signal.signal(signal.SIGTERM, save)\n"
+    "open(sys.argv[1] + '.started', 'w')\n"
+    "time.sleep(600)"
+)
+PARENT = """
+import pathlib, sys
+from seqrecipes.downstream import jobs
+from seqrecipes.errors import exit_status, signals_interrupt
+def run():
+    folder = pathlib.Path(sys.argv[1])
+    slow = jobs.Job("slow", sys.argv[2:], folder / "log", folder / "result")
+    with signals_interrupt():
+        jobs.run([slow], [{}], title="t")
+sys.exit(exit_status(run))
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_children_end_with_their_parent_whatever_ends_it(tmp_path, signum):
+    if signum == signal.SIGKILL and sys.platform != "linux":
+        return  # no other system tells a child
+    command = job(tmp_path, "slow", SAVING).command
+    command = [*command[:-1], str(tmp_path / "result")]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path), *command])
+    wait_for(tmp_path / "result.started")
+    parent.send_signal(signum)
+    assert parent.wait(120) == (-signum if signum == signal.SIGKILL else 128 + signum)
+    wait_for(tmp_path / "result.saved")
+
+
+def wait_for(path: pathlib.Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_an_interruption_ends_what_runs_and_waits_for_it(tmp_path):
-    slow = job(
-        tmp_path,
-        "slow",
-        "import signal\n"
-        "def save(*_): open(sys.argv[1] + '.saved', 'w'); sys.exit(1)\n"
-        "signal.signal(signal.SIGTERM, save)\n"
-        "open(sys.argv[1] + '.started', 'w')\n"
-        "time.sleep(600)",
-    )
+    slow = job(tmp_path, "slow", SAVING)
     slow.log.parent.mkdir()
     started = pathlib.Path(f"{slow.result}.started")
 
     def interrupt() -> None:
-        while not started.exists():
-            time.sleep(0.05)
+        wait_for(started)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     threading.Thread(target=interrupt).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -188,3 +189,20 @@ def test_a_file_of_the_users_own_is_read_from_any_folder(tmp_path: pathlib.Path)
     )
     config = load(str(file), size="any", vocab_size=30, overrides={"norm": "post"})
     assert config == tiny.config(vocab_size=30, norm="post")
+
+
+@dataclasses.dataclass(frozen=True)
+class Later(ModelConfig):
+    """The model of a later version: one field more, whose default is what was done before."""
+
+    gate: str = "none"
+
+
+def test_a_model_of_before_a_field_came_has_its_default_and_a_later_one_is_refused() -> None:
+    old = tiny.config().to_dict()
+    assert Later.from_dict(old, field="x") == Later(**old, gate="none")
+    new = Later(**old, gate="silu").to_dict()
+    assert Later.from_dict(new, field="x").gate == "silu"
+    for values, named in ((new, "gate"), ({k: v for k, v in old.items() if k != "norm"}, "norm")):
+        with pytest.raises(UserError, match=rf"x = \['{named}'\]: another version"):
+            ModelConfig.from_dict(values, field="x")

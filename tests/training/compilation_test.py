@@ -63,14 +63,20 @@ def test_a_second_start_compiles_nothing_and_goes_on_bit_for_bit(tmp_path):
     cold, _ = start(tmp_path / "run")
     programs = kept(tmp_path / "run")
     assert sum(name.startswith("jit_train_step-") for name in programs) == 2, "one for each phase"
-    # As if it had been killed after step 3, in the first phase.
+    # As if it had been killed after step 3, in the first phase, writing a program, and moved.
     for step in (6, 8):
         shutil.rmtree(tmp_path / "run" / "stage" / "checkpoints" / str(step))
-    warm, complaints = start(tmp_path / "run")
+    cut = next((tmp_path / "run" / "compiled").glob("jit_train_step-*-cache"))
+    size = cut.stat().st_size
+    os.truncate(cut, size // 2)
+    moved = tmp_path / "moved"
+    (tmp_path / "run").rename(moved)
+    warm, complaints = start(moved)
     assert cold["misses"] == len(programs) and warm["hits"] > 0
     # Only where the first run did something else: it entered a phase, and did not go on in it.
-    assert [name.split("-")[0] for name in kept(tmp_path / "run") - programs] == ["jit_enter_phase"]
-    assert warm["misses"] == 1
+    assert [name.split("-")[0] for name in kept(moved) - programs] == ["jit_enter_phase"]
+    assert warm["misses"] == 2, "the one that is new, and the one that was cut off"
+    assert (moved / "compiled" / cut.name).stat().st_size > size // 2
     assert (warm["loss"], warm["total"]) == (cold["loss"], cold["total"])
     assert "machine" not in complaints, complaints
 

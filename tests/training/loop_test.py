@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -12,8 +15,8 @@ import pytest
 
 from seqrecipes import models
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Partitioning
-from seqrecipes.training import checkpoints, loop, reporting
+from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
+from seqrecipes.training import checkpoints, interruption, loop, reporting
 from tests.models import tiny
 
 pytestmark = pytest.mark.usefixtures("shared_updates")
@@ -49,7 +52,7 @@ def training(**changes) -> loop.Training:
         "phases": [Phase(4, ("encoder",)), Phase(4)],
         "optimizer": AdamW(peak=1e-2, warmup_steps=1),
         "partitioning": Partitioning(),
-        "checkpointing": checkpoints.Checkpointing(every=3),
+        "checkpointing": Checkpointing(every=3),
         "batch_size": 16,
         "tokens_per_update": 16 * 8,
         "seed": 0,
@@ -60,7 +63,9 @@ def training(**changes) -> loop.Training:
     return loop.Training(**(values | changes))
 
 
-def run(job: loop.Training, folder, initial_params=None) -> dict[str, float]:
+def run(
+    job: loop.Training, folder, initial_params=None, batches=None, probe=None
+) -> dict[str, float]:
     mesh = job.partitioning.mesh()
     folder.mkdir(exist_ok=True)
     return loop.train(
@@ -68,9 +73,10 @@ def run(job: loop.Training, folder, initial_params=None) -> dict[str, float]:
         folder,
         mesh=mesh,
         initial_params=initial_params or (lambda: job.random_params(mesh)),
-        batches=RandomBatches(),
+        batches=batches or RandomBatches(),
         metadata={"model": job.model.config.to_dict()},
         writers=lambda start: [reporting.JsonLines(folder / "metrics.jsonl", start)],
+        probe=probe,
     )
 
 
@@ -100,7 +106,7 @@ def test_what_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
     def poisoned():
         return jax.tree.map(lambda x: x * np.nan, job.random_params(mesh))
 
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 1"):
+    with pytest.raises(FloatingPointError, match=r"at step 1 the loss is nan .* no checkpoint yet"):
         run(job, tmp_path / "stage", poisoned)
     assert checkpoints.latest_step(tmp_path / "stage") is None
 
@@ -133,7 +139,7 @@ def test_phases_of_other_layers_and_micro_batches_go_on_bit_for_bit_from_any_ste
             Phase(2, below, frozen_encoder_layers=1, micro_batches=2),
             Phase(2),
         ],
-        checkpointing=checkpoints.Checkpointing(every=1, keep=10),
+        checkpointing=Checkpointing(every=1, keep=10),
         log_every=6,
         validate_every=6,
     )
@@ -156,3 +162,129 @@ def last_state(job: loop.Training, folder):
     state = saved.restore(job.steps, job.abstract_state(job.spans[-1], job.partitioning.mesh()))
     saved.close()
     return state
+
+
+class Overflowing(RandomBatches):
+    """Batches of token 23, whose rows are so small that LayerNorm's gradient overflows.
+
+    The loss stays finite: what is divided by the deviation is about as small as that.
+    """
+
+    STEPS = (4, 5)
+
+    def train(self, start, stop):
+        for step, batch in enumerate(super().train(start, stop), start):
+            tokens = np.full_like(batch["encoder_input_tokens"], 23)
+            yield batch | ({"encoder_input_tokens": tokens} if step in self.STEPS else {})
+
+
+def overflowing(**changes) -> tuple[loop.Training, Callable]:
+    """A job that such batches overflow, and its first parameters."""
+    config = tiny.config(decoder_layers=0, tie_head=False, norm_epsilon=1e-37, dropout=0.1)
+    # Positions, added to the tokens, and biases stay as small.
+    job = training(model=models.build(config), phases=[Phase(8, ("encoder/embedding",))], **changes)
+
+    def params():
+        params = job.random_params(job.partitioning.mesh())
+        table = params["token_embedding"]["embedding"]
+        params["token_embedding"]["embedding"] = table.at[23].multiply(1e-25)
+        position = params["encoder"]["embedding"]["position"]
+        position["embedding"] = position["embedding"] * 1e-25
+        return params
+
+    return job, params
+
+
+def test_an_update_whose_gradient_is_not_finite_is_never_made(tmp_path):
+    job, params = overflowing()
+    stop = "at step 5 the loss is [0-9.]+ and the norm of the gradient nan; .* step 3 is good.*SKIP"
+    for _ in range(2):  # the same command comes to the same point
+        with pytest.raises(FloatingPointError, match=stop):
+            run(job, tmp_path / "stage", params, Overflowing())
+        assert checkpoints.latest_step(tmp_path / "stage") == 3
+    one = dataclasses.replace(job, skip_nonfinite=1)
+    with pytest.raises(FloatingPointError, match="at step 6"):  # the second in a row
+        run(one, tmp_path / "stage", params, Overflowing())
+    two = dataclasses.replace(job, skip_nonfinite=2)
+    final = run(two, tmp_path / "stage", params, Overflowing())
+    assert np.isfinite(final["loss"])
+    rows = reporting.read_metrics(tmp_path / "stage" / "metrics.jsonl")
+    skipped = {row["step"]: row["train/skipped"] for row in rows if "train/skipped" in row}
+    assert skipped == {6: 2}, "reports at 3, at 4 (validation), at 6 (a checkpoint) and at 8"
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    state = last_state(job, tmp_path / "stage")
+    assert int(state.step) == 8 and int(state.optimizer["0"].count) == 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+class Ending(RandomBatches):
+    """Something happens when batches are asked for: at a step, or for the validation."""
+
+    def __init__(self, at=None, validation=lambda: None):
+        self._at, self._validation = at or {}, validation
+
+    def train(self, start, stop):
+        for step, batch in enumerate(super().train(start, stop), start):
+            self._at.get(step, lambda: None)()
+            yield batch
+
+    def validation(self):
+        self._validation()
+        return super().validation()
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def killed():
+    raise Killed
+
+
+def test_what_a_kill_left_out_is_done_once_and_nothing_twice(tmp_path):
+    looks = []
+
+    def look(params):
+        looks.append(len(looks))
+        return {"f1": 1.0}
+
+    job = training(phases=[Phase(4)], checkpointing=Checkpointing(every=2), validate_every=9)
+    probe, folder = loop.Probe(2, look), tmp_path / "stage"
+
+    def attempt(**batches):
+        return run(job, folder, batches=Ending(**batches), probe=probe)
+
+    # After the look at step 2; in the validation of the last step, whose checkpoint is there.
+    for broken in ({"at": {3: killed}}, {"validation": killed}, {"validation": killed}):
+        with pytest.raises(Killed):
+            attempt(**broken)
+    assert checkpoints.latest_step(folder) == 4
+    assert "validation" not in reporting.reported(folder / "metrics.jsonl", 4)
+    final = attempt()
+    # Once more: all is there.
+    assert attempt(validation=killed) == final
+    rows = reporting.read_metrics(folder / "metrics.jsonl")
+    kinds = [(row["step"], next(k for k in row if k != "step").split("/")[0]) for row in rows]
+    assert [each for each in kinds if each[1] != "train"] == [
+        (0, "probes"),
+        (2, "probes"),
+        (4, "validation"),
+        (4, "probes"),
+    ]
+    assert len(set(kinds)) == len(kinds) and len(looks) == 3
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_in_the_last_validation_is_honoured(tmp_path, signum, caplog):
+    caplog.set_level("WARNING", "seqrecipes")
+    job = training(phases=[Phase(2)])
+
+    def send():
+        os.kill(os.getpid(), signum)
+
+    with pytest.raises(interruption.Interrupted) as stopped:
+        run(job, tmp_path / "stage", batches=Ending(validation=send))
+    assert (stopped.value.signum, stopped.value.step) == (signum, 2)
+    assert checkpoints.latest_step(tmp_path / "stage") == 2
+    assert "validation" in reporting.reported(tmp_path / "stage" / "metrics.jsonl", 2)
+    assert signal.Signals(signum).name + ": stopping after this update" in caplog.text

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from seqrecipes.config.recipe import Phase
-from seqrecipes.training import checkpoints, loop, reporting
+from seqrecipes.config.training import Checkpointing
+from seqrecipes.training import checkpoints, loop, progress, reporting
 from tests.training import loop_test
 
 COMPILING, UPDATE, WRITING = 10.0, 1.0, 0.25  # seconds
@@ -44,7 +45,8 @@ class Device:
             self.idle += begin - self._done[-1] - (COMPILING if step == 1 else 0)
             self._done.append(begin + UPDATE)
             self.events.append(("dispatch", step))
-            return state, {"loss": Metric(self, step), "accuracy": 0.5, "tokens": 128.0}
+            rest = {"accuracy": 0.5, "gradient_norm": 1.0, "tokens": 128.0}
+            return state, {"loss": Metric(self, step), **rest}
 
         return update
 
@@ -105,7 +107,7 @@ def run(device: Device, folder, **changes) -> dict:
 
 
 def test_metrics_are_fetched_after_the_next_update_was_dispatched(device, tmp_path):
-    run(device, tmp_path / "stage", checkpointing=checkpoints.Checkpointing(every=5))
+    run(device, tmp_path / "stage", checkpointing=Checkpointing(every=5))
     assert device.events == [
         *(("dispatch", 1), ("dispatch", 2), ("dispatch", 3)),
         *(("fetch", 1), ("fetch", 2), ("report", 2)),
@@ -123,7 +125,7 @@ def test_metrics_are_fetched_after_the_next_update_was_dispatched(device, tmp_pa
 
 
 def test_the_device_works_while_the_host_writes_and_no_second_is_counted_twice(device, tmp_path):
-    never = checkpoints.Checkpointing(every=100)
+    never = Checkpointing(every=100)
     ledger = run(device, tmp_path / "stage", phases=[Phase(9)], checkpointing=never)
     assert device.idle == 0
     rows = reporting.read_metrics(tmp_path / "stage" / "metrics.jsonl")
@@ -146,8 +148,8 @@ def test_a_late_report_still_stops_the_run_before_a_checkpoint(device, tmp_path,
         init(self, device, step, np.nan if step == 4 else 1.0)
 
     monkeypatch.setattr(Metric, "__init__", poisoned)
-    every = checkpoints.Checkpointing(every=5)
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 4"):
+    every = Checkpointing(every=5)
+    with pytest.raises(FloatingPointError, match="at step 4 the loss is nan"):
         run(device, tmp_path / "stage", phases=[Phase(8)], checkpointing=every)
     assert not [event for event in device.events if event[0] == "save"]
     assert ("dispatch", 5) in device.events
@@ -163,3 +165,31 @@ def test_nothing_is_moved_that_was_not_asked_for(tmp_path):
     with jax.transfer_guard("disallow"):
         loop_test.run(job, tmp_path / "stage", lambda: params)
     assert checkpoints.latest_step(tmp_path / "stage") == 4
+
+
+class Silent:
+    """A reporter, or a ledger, that is told things and does nothing."""
+
+    def __getattr__(self, name):
+        return lambda *_: 0.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("allowed", [0, 2])
+def test_more_sick_updates_in_a_row_than_are_allowed_stop_the_run(name, value, allowed):
+    sound = {"loss": 1.0, "gradient_norm": 1.0}
+    for row, several in ((sound | {name: value}, allowed), (sound, 9)):
+        book = progress.Progress(Silent(), Silent(), 3, allowed)
+        for _ in range(2):
+            for _ in range(several):
+                book.dispatched(row)
+            book.dispatched(sound)
+        book.report()
+    book = progress.Progress(Silent(), Silent(), 3, allowed)
+    for _ in range(allowed):
+        book.dispatched(sound | {name: value})
+    book.report()  # what is in a row may be reported in two parts
+    book.dispatched(sound | {name: value})
+    with pytest.raises(progress.NotFinite, match=f"at step {3 + allowed + 1} "):
+        book.report()
