@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import inspect
 import logging
 import pathlib
@@ -26,6 +25,7 @@ from seqrecipes.config import finetuning, recipe, training, vocabulary
 from seqrecipes.config import flags as flags_of
 from seqrecipes.config.bindings import Bindings, Key
 from seqrecipes.config.check import did_you_mean
+from seqrecipes.data import task_modules
 from seqrecipes.data.corpora import parallel_files, text_files, tfds_text
 from seqrecipes.data.labelled import local_files, tfds_sets
 from seqrecipes.downstream import protocol
@@ -195,7 +195,7 @@ def check_called(bindings: Sequence[str], root: str) -> None:
     called = set(re.findall(r"^# Parameters for (?:[\w/]+/)?([\w.]+):", _operative(), re.MULTILINE))
     called = {name.rpartition(".")[2] for name in called}
     text = _text()
-    read = Bindings(text, [root, *called]).read
+    read = Bindings(text, [root, *called, *_of_users()]).read
     for binding in bindings:
         name, value = binding.split(" = ", 1)
         if (key := Key.of(name)) not in read:
@@ -231,7 +231,7 @@ def _parse_file(file: str, bindings: Sequence[str], folders: Sequence[str]) -> N
     except (ValueError, SyntaxError, TypeError, ImportError, tokenize.TokenError) as error:
         name = re.match(r"No configurable matching '(?:\w+/)*([\w.]+)'", _first(error))
         text = "\n".join([*bindings, _text_of(file)])
-        if name and _import_tasks_with(name[1], text):
+        if name and task_modules.import_one_with(name[1], text):
             return _parse_file(file, bindings, folders)
         raise UserError("--gin_file", file, _named(error)) from error
 
@@ -244,7 +244,7 @@ def _parse_flag(name: str, value: str) -> None:
         gin.parse_config(f"{name} = {value}")
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
         unknown = re.match(r"No configurable matching '(?:\w+/)*([\w.]+)'", _first(error))
-        if unknown and _import_tasks_with(unknown[1], _text()):
+        if unknown and task_modules.import_one_with(unknown[1], _text()):
             return _parse_flag(name, value)
         raise UserError(field, value, _named(error, name, value)) from error
 
@@ -256,8 +256,9 @@ def _named(error: BaseException, name: str = "", value: str = "") -> str:
         return f"there is no {unknown[1]}{did_you_mean(unknown[1], CONFIGURABLES)}"
     if unknown := re.match(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", text):
         owner = unknown[1].rpartition(".")[2]
-        known = list(inspect.signature(CONFIGURABLES[owner]).parameters)
-        close = did_you_mean(unknown[2], known) or f"; it has {', '.join(known)}"
+        ours = CONFIGURABLES.get(owner)
+        known = list(inspect.signature(ours).parameters) if ours else []
+        close = did_you_mean(unknown[2], known) or (f"; it has {', '.join(known)}" if known else "")
         return f"{owner} has no {unknown[2]}{close}"
     if not name:
         return text
@@ -272,37 +273,6 @@ def _named(error: BaseException, name: str = "", value: str = "") -> str:
     if re.fullmatch(r"[\w./~:-]*[A-Za-z][\w ./~:,-]*", value):
         return f"strings need quotes: --gin.{name}=\"'{value}'\""
     return text
-
-
-def _import_tasks_with(name: str, text: str) -> bool:
-    """Imports a task module that speaks of a configurable, if there is one that is not imported."""
-    named = re.findall(r"\b(?:Recipe|Finetuning)\.tasks = ['\"]([\w.]+)['\"]", text)
-    for module in dict.fromkeys([*named, "tasks.pretrain", "tasks.downstream"]):
-        if module not in sys.modules and _speaks_of(module, name.rpartition(".")[2], set()):
-            from seqrecipes.data.tasks import import_tasks
-
-            quiet_tensorflow()
-            import_tasks(module, "tasks")
-            return True
-    return False
-
-
-def _speaks_of(module: str, name: str, seen: set[str]) -> bool:
-    """Whether the source of a module, or of one of the user's that it imports, has the name."""
-    if module in seen or module.partition(".")[0] == __package__:
-        return False
-    seen.add(module)
-    try:
-        spec = importlib.util.find_spec(module)
-        source = pathlib.Path(spec.origin).read_text("utf-8") if spec and spec.origin else ""
-    except (ImportError, ValueError, OSError):
-        return False
-    if "site-packages" in str(spec and spec.origin) or module in sys.stdlib_module_names:
-        return False
-    if re.search(rf"\b{re.escape(name)}\b", source):
-        return True
-    imported = re.findall(r"^\s*(?:from|import) ([\w.]+)", source, re.MULTILINE)
-    return any(_speaks_of(each, name, seen) for each in imported)
 
 
 def _check_order(files: Sequence[str], changed: Sequence[dict[Key, str]], final: Bindings) -> None:
@@ -355,7 +325,13 @@ def _text_of(file: str) -> str:
 
 def _read(root: str | None) -> Bindings:
     """What the configuration says now, and what of it is read."""
-    return Bindings(_text(), [*([root] if root else ROOTS), *LAZY])
+    return Bindings(_text(), [*([root] if root else ROOTS), *LAZY, *_of_users()])
+
+
+def _of_users() -> set[str]:
+    """Configurables of task modules: when they are called is not known."""
+    names = {key.name for key in Bindings(_text(), []).values if key.argument}
+    return names - CONFIGURABLES.keys()
 
 
 def quiet_tensorflow() -> None:

@@ -145,6 +145,31 @@ def test_flags_for_text_that_is_not_opened_are_refused() -> None:
     configuration.check_called(bindings, "train")
 
 
+MODULE = """
+import gin
+from seqrecipes.data.corpora.sample import SampleCorpus
+from seqrecipes.data.tasks import register_tasks
+
+@gin.configurable
+def MyText(folder="somewhere"):
+    return SampleCorpus()
+
+register_tasks({"mine_{number}": MyText}, {}, {})
+"""
+
+
+def test_a_task_module_may_define_what_gin_fills(tmp_path, monkeypatch) -> None:
+    """It is known only once the module is imported, which a typo is not worth."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tasks_of_mine.py").write_text(MODULE)
+    own = tmp_path / "own.gin"
+    own.write_text("Recipe.tasks = 'tasks_of_mine'\nMyText.folder = 'x'\n")
+    configuration.load([TWO_STAGES, str(own)], ["MyText.folder = 'y'"], root="train")
+    assert gin.query_parameter("MyText.folder") == "y"
+    assert "there is no MyTexts" in refused([TWO_STAGES, str(own)], "MyTexts.folder = 'y'")
+    assert "MyText" in refused([TWO_STAGES, str(own)], "MyText.foldr = 'y'")
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
