@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from seqrecipes.errors import UserError
 
 Layout = Callable[[tuple[File, ...]], Iterator[Record]]
 _MAX_LINE_BYTES = 1 << 30
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp")  # control and format characters, separators of lines
 
 
 def word_lines(files: tuple[File, ...]) -> Iterator[Record]:
@@ -34,11 +36,11 @@ def word_lines(files: tuple[File, ...]) -> Iterator[Record]:
     for number, line in itertools.chain(_lines(file), [(0, "")]):
         if line.strip():
             word, tag = _fields(file, number, line, ("word", "tag"))
-            if not word or not tag:
+            if not word or not tag.strip():
                 _refuse(file, number, "has an empty field", "a word, a tab and its tag")
             start = start if words else number
             words.append(word)
-            tags.append(tag)
+            tags.append(_label(file, number, tag))
         elif words:
             yield Record(f"{file.path}:{start}", words=tuple(words), tags=tuple(tags))
             words, tags = [], []
@@ -55,8 +57,9 @@ def pair_lines(files: tuple[File, ...]) -> Iterator[Record]:
         first, second, label = _fields(file, number, line, columns)
         if number == 1 and label.lower() in ("label", "gold_label"):
             continue
-        if not label:
+        if not label.strip():
             _refuse(file, number, "has no label", "premise, hypothesis and label")
+        label = _label(file, number, label)
         yield Record(f"{file.path}:{number}", texts=(first, second), label=label)
 
 
@@ -76,8 +79,10 @@ def slot_lines(files: tuple[File, ...]) -> Iterator[Record]:
         if len(words) != len(tags) or not words:
             found = f"has {len(words)} word(s) and {len(tags)} slot label(s)"
             _refuse(file, number, found, "words separated by spaces and a label of each")
-        if not intent:
+        if not intent.strip():
             _refuse(file, number, "has no intent", "an intent in the last field")
+        for label in (*tags, intent):
+            _label(file, number, label)
         yield Record(f"{file.path}:{number}", words=words, tags=tags, label=intent)
 
 
@@ -106,8 +111,9 @@ def parse_lines(files: tuple[File, ...]) -> Iterator[Record]:
         if not fields[6].startswith("["):
             found = f"has {fields[6]!r} as its decoupled form"
             _refuse(file, number, found, "a form such as [IN:CREATE_CALL ]")
+        intent = _label(file, number, fields[1])
         yield Record(
-            f"{file.path}:{number}", words=tuple(tokens), label=fields[1], targets=(fields[6],)
+            f"{file.path}:{number}", words=tuple(tokens), label=intent, targets=(fields[6],)
         )
 
 
@@ -163,6 +169,14 @@ def _fields(file: File, number: int, line: str, columns: tuple[str, ...]) -> lis
         found = f"has {len(fields)} field(s) separated by tabs"
         _refuse(file, number, found, f"{len(columns)}: {', '.join(columns)}")
     return fields
+
+
+def _label(file: File, number: int, label: str) -> str:
+    """The label, unless what nobody sees makes it another one than it looks like."""
+    seen = "".join(c for c in label if unicodedata.category(c) not in _UNSEEN).strip()
+    if seen != label:
+        _refuse(file, number, f"has the label {label!r}", f"{seen!r}, nothing invisible around it")
+    return label
 
 
 def _spaced(text: str) -> tuple[str, ...]:
