@@ -40,7 +40,7 @@ INSTALL_REQUIRES = [
     "scikit-learn>=1.5",
     # apache-beam needs protobuf below 7, whereas sentencepiece 0.2.3 refuses one below 7.36.1 on
     # import and does not say so in its metadata.
-    "sentencepiece>=0.2.1,<0.2.3",
+    "sentencepiece>=0.2.2,<0.2.3",
     "seqeval>=1.2.2",
     "seqio>=0.0.20",
     "tensorflow>=2.21.0",

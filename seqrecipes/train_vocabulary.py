@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from seqrecipes import configuration, corpus_flags
 from seqrecipes.config import flags as flags_of
 from seqrecipes.config.check import Range
+from seqrecipes.config.vocabulary import Normalization
 from seqrecipes.errors import exit_status
 from seqrecipes.folders import check_writable
 
@@ -53,8 +54,15 @@ def _parser() -> argparse.ArgumentParser:
         help="train on about so many documents at most (default: %(default)s)",
     )
     parser.add_argument(
+        "--normalization",
+        type=flags_of.value(Normalization),
+        default="nmt_nfkc_joiners",
+        help="what is done to text before it is cut into pieces: SentencePiece's rules, or its "
+        "nmt_nfkc with ZWNJ and ZWJ kept inside of words (default: %(default)s)",
+    )
+    parser.add_argument(
         "--character_coverage",
-        type=flags_of.value(Annotated[float, Range(above=0, most=1)]),
+        type=flags_of.value(Annotated[float, Range(0.98, 1)]),
         default=0.9995,
         help="share of characters with a piece of their own (default: %(default)s)",
     )
@@ -87,6 +95,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
         sample_texts(corpus, flags.alpha, flags.max_sentences),
         flags.size,
         flags.output,
+        normalization=flags.normalization,
         character_coverage=flags.character_coverage,
         byte_fallback=flags.byte_fallback,
         sentinels=flags.sentinels,

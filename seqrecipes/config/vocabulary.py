@@ -1,6 +1,8 @@
-"""The vocabulary of all tasks, as gin binds it."""
+"""The vocabulary of all tasks, as gin binds it, and how one may be trained."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import gin
 
@@ -8,6 +10,11 @@ from seqrecipes.config.check import check
 from seqrecipes.errors import UserError
 
 TRAIN_COMMAND = "python -m seqrecipes.train_vocabulary --corpus=sample --size=2000 --output=DIR"
+
+# Rules of SentencePiece; the first is its nmt_nfkc with ZWNJ and ZWJ kept inside of words.
+Normalization = Literal[
+    "nmt_nfkc_joiners", "nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf", "identity"
+]
 
 
 @gin.configurable

@@ -17,6 +17,7 @@ import sentencepiece
 import seqio
 from sentencepiece import sentencepiece_model_pb2
 
+from seqrecipes.data import normalization as normalizing
 from seqrecipes.data import pieces
 from seqrecipes.data.corpora.corpus import Corpus, texts
 from seqrecipes.data.objectives.base import Specials
@@ -104,6 +105,7 @@ def train_vocabulary(
     output_dir: str | os.PathLike[str],
     *,
     sentinels: int = 0,
+    normalization: str = normalizing.DEFAULT,
     character_coverage: float = 0.9995,
     byte_fallback: bool = False,
 ) -> Path:
@@ -114,7 +116,9 @@ def train_vocabulary(
       size: number of ids, the six special ones and the sentinels included.
       output_dir: gets `spm.model`, complete or not at all.
       sentinels: for span corruption; its objectives say how many they need.
-      character_coverage: share of characters that get a piece of their own.
+      normalization: one of `seqrecipes.data.normalization.NORMALIZATIONS`. ZWNJ and ZWJ have
+        pieces wherever it keeps them.
+      character_coverage: share of characters that get a piece of their own, 0.98 to 1.
       byte_fallback: spell what has no piece as UTF-8 bytes (256 more pieces) instead of <unk>.
 
     Returns:
@@ -122,8 +126,11 @@ def train_vocabulary(
 
     Raises:
       UserError: a vocabulary exists already, the size does not suit the text or the sentinels, or
-        there is no text.
+        there is no text; or a setting has a value that it does not take.
     """
+    if not 0.98 <= character_coverage <= 1:
+        raise UserError("character coverage", character_coverage, "must lie in [0.98, 1]")
+    normalizer = normalizing.normalizer(normalization)
     if sentinels < 0:
         raise UserError("--sentinels", sentinels, "choose 0 or more.")
     added = len(last_pieces(sentinels))
@@ -144,7 +151,8 @@ def train_vocabulary(
                 model_prefix=str(prefix),
                 model_type="unigram",
                 vocab_size=size - added,
-                normalization_rule_name="nmt_nfkc",
+                normalizer=normalizer,
+                required_chars=normalizing.kept_joiners(normalization),
                 character_coverage=character_coverage,
                 byte_fallback=byte_fallback,
                 bos_id=0,
@@ -162,6 +170,7 @@ def train_vocabulary(
             prefix.with_suffix(".model").read_bytes()
         )
         model.trainer_spec.model_prefix = ""  # a random temporary name
+        model.normalizer_spec.name = normalization
         for piece in model.pieces:
             # SentencePiece adds scores up in float32, Hugging Face's tokenizers in float64. On a
             # coarse grid both are exact, for up to some thousand tokens, and so are ties.

@@ -15,6 +15,7 @@ from seqrecipes.conversion.hf.normaliser import spellings, steps
 from seqrecipes.conversion.hf.tokenizer import write_tokenizer
 from seqrecipes.conversion.hf.vocabulary import read_vocabulary
 from seqrecipes.data import pieces
+from seqrecipes.data.normalization import normalizer
 from seqrecipes.errors import UserError
 from tests.conversion.hf_tokenizer_harness import (
     LAYOUT,
@@ -37,6 +38,7 @@ def lines() -> list[str]:
     "options",
     [
         {},
+        {"normalizer": "nmt_nfkc_joiners", "byte_fallback": True},
         {"byte_fallback": True},
         {"normalization_rule_name": "identity"},
         {"normalization_rule_name": "identity", "remove_extra_whitespaces": False},
@@ -47,7 +49,9 @@ def lines() -> list[str]:
     ids=lambda options: ",".join(options) or "plain",
 )
 def test_ids_are_those_of_sentencepiece_both_ways(options, lines, tmp_path):
-    model = pieces.complete(ModelProto.FromString(train(lines, **LAYOUT, **options)), 5)
+    named = {name: normalizer(value) for name, value in options.items() if name == "normalizer"}
+    trained = train(lines, **LAYOUT, **options | named)
+    model = pieces.complete(ModelProto.FromString(trained), 5)
     write_tokenizer(model, tmp_path, max_length=512)
     ours, theirs = processor(model), tokenizer_of(tmp_path)
     names = pieces.pieces(model)
