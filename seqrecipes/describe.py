@@ -101,7 +101,7 @@ def resolved_recipe(
             f"stage {stage.name}: {stage.model}:{stage.size} on {recipe.corpus}.{stage.objective} "
             f"({state})",
             *([f"  taken from {one.folder}"] if one.shared else []),
-            f"  batch {stage.batch_size:,} x {recipe.sequence_length} = "
+            f"  batch {stage.batch_size:,} x {training.tokens_per_update // stage.batch_size} = "
             f"{training.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
             f"warm-up {stage.optimizer.warmup_steps:,}, floor {stage.optimizer.floor:g}",
         ]

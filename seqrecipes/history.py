@@ -72,7 +72,8 @@ def _stage(stage: Mapping[str, Any], sequence_length: int, stop: int | None) -> 
         field=stage["name"],
     )
     placed = spans(phases, tree.flatten(models.parameter_shapes(model)))
-    tokens = stage["batch_size"] * sequence_length
+    # Recipes of before did not say it; those of text on both sides of noise had just these.
+    tokens = stage["batch_size"] * stage.get("original_tokens", sequence_length)
     steps = sum(phase.steps for phase in phases)
     return card.Stage(
         name=stage["name"],

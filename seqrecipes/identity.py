@@ -100,7 +100,7 @@ def check_folder(
       UserError: names every value that differs.
     """
     file = model_dir / RECIPE_FILE
-    theirs = _read(file) if file.exists() else _of_checkpoints(stages)
+    theirs = read(file) if file.exists() else _of_checkpoints(stages)
     if theirs is not None and (changed := differences(_with_defaults(theirs), ours)):
         raise UserError(
             "MODEL_DIR",
@@ -120,7 +120,7 @@ def check_shared(resolved: Sequence[ResolvedStage], ours: dict[str, Any]) -> Non
         if not stage.shared:
             continue
         name, run = stage.stage.name, stage.folder.parent
-        theirs = _read(run / RECIPE_FILE)
+        theirs = read(run / RECIPE_FILE)
         theirs = _with_defaults(theirs)
         changed = differences(theirs | {"stages": []}, ours | {"stages": []})
         same = {each["name"]: each for each in theirs["stages"]}
@@ -176,7 +176,7 @@ def _defaults(cls: type, *left_out: str) -> dict[str, Any]:
     )
 
 
-def _read(file: pathlib.Path) -> dict[str, Any]:
+def read(file: pathlib.Path) -> dict[str, Any]:
     """The recipe of a run's folder.
 
     Raises:

@@ -112,6 +112,7 @@ def resolve(
     vocab_size: int,
     vocabulary: str | None,
     features: Callable[[Stage], Mapping[str, int]],
+    original_tokens: Callable[[Stage], int],
 ) -> list[ResolvedStage]:
     """Resolves and checks every stage.
 
@@ -122,6 +123,7 @@ def resolve(
       vocab_size: ids of the vocabulary.
       vocabulary: its checksum, or None if it is still to be trained.
       features: {feature: static length} of a stage's batches.
+      original_tokens: how many tokens of text an example of a stage is made of, at most.
 
     Raises:
       UserError: whatever cannot work, by field.
@@ -146,7 +148,7 @@ def resolve(
             partitioning=recipe.partitioning,
             checkpointing=recipe.checkpointing,
             batch_size=stage.batch_size,
-            tokens_per_update=stage.batch_size * recipe.sequence_length,
+            tokens_per_update=stage.batch_size * original_tokens(stage),
             seed=recipe.seed + index,
             logits_tile=recipe.logits_tile,
             log_every=recipe.log_every,

@@ -10,7 +10,6 @@ import functools
 import json
 import logging
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.folders import check_writable
 from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
+from seqrecipes.run_text import RunText
 from seqrecipes.training import checkpoints, compilation, environment, loop, processes, reporting
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Probe, Training
@@ -34,11 +34,8 @@ from seqrecipes.training.loop import Probe, Training
 if TYPE_CHECKING:
     from seqrecipes.data.blocks import Blocks
     from seqrecipes.data.stream import Stream
-    from seqrecipes.data.tasks import PretrainingTask
 
 log = logging.getLogger(__name__)
-
-_LEAST_SENTINELS = 101  # as many as DeltaLM has, where an objective needs any
 
 
 class Run:
@@ -60,85 +57,12 @@ class Run:
         self.recipe = recipe
         self.model_dir = pathlib.Path(model_dir)
         self.mesh = recipe.partitioning.mesh(devices)
-        source = recipe.shared[0] if recipe.shared else model_dir
-        self.vocabulary_path = pathlib.Path(
-            recipe.vocabulary or pathlib.Path(source, "vocabulary", "spm.model")
-        )
-        # Stages that read the same share it; looking at many shards takes a while.
-        self._blocks: dict[tuple[str, int], Blocks] = {}
+        self.text = RunText(recipe, self.model_dir)
         from seqrecipes.data.tasks import import_tasks
 
         import_tasks(recipe.tasks, "Recipe.tasks")
         with gin.unlock_config():
-            gin.bind_parameter("pretraining_vocabulary.path", str(self.vocabulary_path))
-
-    def task(self, stage: Stage) -> PretrainingTask:
-        """The seqio task of a stage."""
-        from seqrecipes.data import tasks
-
-        return tasks.get_task(self.recipe.corpus, stage.objective)
-
-    def payload(self, stage: Stage) -> int:
-        """The most tokens of a segment of a stage's records."""
-        return self.task(stage).objective.payload(self.recipe.sequence_length)
-
-    def ensure_vocabulary(self) -> None:
-        """Puts the vocabulary into the folder, trained on the corpus if the recipe names none."""
-        file = self.model_dir / "vocabulary" / "spm.model"
-        if jax.process_index() == 0 and not file.exists():
-            if self.vocabulary_path != file:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                temporary = shutil.copyfile(self.vocabulary_path, file.with_suffix(".tmp"))
-                temporary.replace(file)
-            else:
-                self._train_vocabulary(file.parent)
-        _barrier("vocabulary")
-
-    def _train_vocabulary(self, folder: pathlib.Path) -> None:
-        from seqrecipes.data import vocabulary
-
-        size = self.recipe.vocabulary_size
-        needed = max(
-            self.task(stage).objective.sentinels(self.payload(stage))
-            for stage in self.recipe.stages
-        )
-        sentinels = needed and max(needed, _LEAST_SENTINELS)
-        log.info("training a vocabulary of %s ids, %s of them sentinels", f"{size:,}", sentinels)
-        corpus = self.task(self.recipe.stages[0]).source.corpus
-        texts = vocabulary.sample_texts(corpus, self.recipe.smoothing)
-        vocabulary.train_vocabulary(texts, size, folder, sentinels=sentinels)
-
-    def check_corpus(self) -> None:
-        """Reads the first training document of every language, or finds what was prepared."""
-        if self.recipe.prepared:
-            for stage in self.recipe.stages:
-                self.blocks(stage)
-            return
-        from seqrecipes.data.corpora.corpus import texts
-
-        corpus = self.task(self.recipe.stages[0]).source.corpus
-        for language in corpus.languages:
-            if next(filter(None, texts(corpus, language, "train")), None) is None:
-                raise UserError("corpus", self.recipe.corpus, f"no text in language {language}")
-
-    def blocks(self, stage: Stage) -> Blocks:
-        """The packed text of a stage, prepared now where it was not before.
-
-        Raises:
-          UserError: the text cannot be used, or what was prepared does not suit the stage.
-        """
-        from seqrecipes.data.blocks import find_prepared, wanted_records
-        from seqrecipes.data.preparation import prepare_blocks
-
-        task, payload = self.task(stage), self.payload(stage)
-        key = (task.objective.reads, payload)
-        if key not in self._blocks:
-            self._blocks[key] = (
-                find_prepared(self.recipe.prepared, wanted_records(task, payload))
-                if self.recipe.prepared
-                else prepare_blocks(task, payload, self.model_dir / "data")
-            )
-        return self._blocks[key]
+            gin.bind_parameter("pretraining_vocabulary.path", str(self.text.vocabulary_path))
 
     def resolve(self, blocks: Sequence[Blocks] = ()) -> list[ResolvedStage]:
         """Checks the recipe.
@@ -150,13 +74,13 @@ class Run:
         from seqrecipes.data.objectives.base import check_sentinels
         from seqrecipes.data.vocabulary import Vocabulary
 
-        path = self.vocabulary_path
+        path = self.text.vocabulary_path
         vocabulary = None
         if self.recipe.vocabulary or path.exists():
             vocabulary = Vocabulary(str(path))
 
         def features(stage: Stage) -> Mapping[str, int]:
-            objective, payload = self.task(stage).objective, self.payload(stage)
+            objective, payload = self.text.task(stage).objective, self.text.payload(stage)
             if vocabulary:
                 check_sentinels(objective, payload, vocabulary.specials)
             packed = blocks[self.recipe.index(stage.name)] if blocks else None
@@ -169,19 +93,27 @@ class Run:
             vocab_size=vocabulary.size if vocabulary else self.recipe.vocabulary_size,
             vocabulary=vocabulary.checksum if vocabulary else None,
             features=features,
+            original_tokens=self.text.original_tokens,
         )
 
     def check_folder(self, resolved: list[ResolvedStage]) -> None:
         """Refuses a folder of another recipe, or too small, and stages shared with another."""
         check_writable(self.model_dir, "train.model_dir")
         resolving.check_space(self.recipe, resolved, self.model_dir)
+        # To look at all of the text takes a while, and there may be nothing to compare it with.
+        said = self.model_dir / RECIPE_FILE
+        if not said.exists() and not any(stage.folder.exists() for stage in resolved):
+            return
+        if said.exists() and not self.recipe.prepared:
+            self.text.check_unchanged(identity.read(said)["corpus_fingerprint"])
         ours = self._identity(resolved)
         identity.check_folder(self.model_dir, ours, resolved)
         identity.check_shared(resolved, ours)
 
     def _checked(self) -> list[ResolvedStage]:
         """The stages, after every check that needs no packed text."""
-        self.check_corpus()
+        self.text.check_corpus()
+        self.text.vocabulary().check()
         resolved = self.resolve()
         self.check_folder(resolved)
         probing.check(self.recipe.probes, [one.training.model.config for one in resolved])
@@ -190,13 +122,13 @@ class Run:
     def describe(self) -> str:
         """Checks everything that needs no training; the resolved recipe in words."""
         resolved = self._checked()
-        trained = self.vocabulary_path.exists()
+        trained = self.text.vocabulary_path.exists()
         return describe.resolved_recipe(
             self.recipe,
             resolved,
             model_dir=self.model_dir,
             mesh=self.mesh,
-            vocabulary=str(self.vocabulary_path) if trained else "to be trained on the corpus",
+            vocabulary=str(self.text.vocabulary_path) if trained else "to be trained on the corpus",
         )
 
     def execute(
@@ -222,11 +154,15 @@ class Run:
             return self._execute(chosen)
 
     def _execute(self, chosen: int | None) -> list[ResolvedStage]:
-        self.ensure_vocabulary()
+        if jax.process_index() == 0:
+            self.text.vocabulary().ensure()
+        _barrier("vocabulary")
         self.resolve()
-        blocks = [self.blocks(stage) for stage in self.recipe.stages]
+        blocks = [self.text.blocks(stage) for stage in self.recipe.stages]
         resolved = self.resolve(blocks)
-        self._claim(resolved)
+        for stage, packed in zip(resolved, blocks, strict=True):
+            self._validation(stage, packed).check_targets()
+        self._claim(resolved, blocks[0])
         with compilation.kept(self.model_dir):
             for index, stage in enumerate(resolved):
                 if chosen not in (None, index):
@@ -241,35 +177,39 @@ class Run:
                     self._export(stage)
         return resolved
 
-    def _identity(self, resolved: list[ResolvedStage]) -> dict[str, Any]:
+    def _identity(
+        self, resolved: list[ResolvedStage], packed: Blocks | None = None
+    ) -> dict[str, Any]:
+        """Of the text as it was packed; before it is, as it is now."""
         stage = self.recipe.stages[0]
-        task = self.task(stage)
-        if self.recipe.prepared:
-            manifest = self.blocks(stage).manifest
-            fingerprint, languages = manifest["corpus_fingerprint"], manifest["languages"]
+        task = self.text.task(stage)
+        packed = self.text.blocks(stage) if self.recipe.prepared else packed
+        if packed:
+            fingerprint, languages = packed.manifest["corpus_fingerprint"], packed.languages
         else:
-            corpus = task.source.corpus
+            corpus = self.text.corpus()
             fingerprint, languages = corpus.fingerprint(), corpus.languages
         data = {
             "corpus_fingerprint": fingerprint,
             "languages": languages,
-            "vocabulary": task.vocabulary.checksum if self.vocabulary_path.exists() else None,
+            "vocabulary": task.vocabulary.checksum if self.text.vocabulary_path.exists() else None,
         }
         streams = {
             each.name: {
-                "noise": repr(self.task(each).objective),
-                "join_pairs": self.task(each).join_pairs,
+                "noise": repr(self.text.task(each).objective),
+                "join_pairs": self.text.task(each).join_pairs,
+                "original_tokens": self.text.original_tokens(each),
             }
             for each in self.recipe.stages
         }
         return identity.identity(self.recipe, resolved, data, streams)
 
-    def _claim(self, resolved: list[ResolvedStage]) -> None:
+    def _claim(self, resolved: list[ResolvedStage], packed: Blocks) -> None:
         """Writes what this folder is for."""
         if jax.process_index() == 0:
             file = self.model_dir / RECIPE_FILE
             if not file.exists():
-                scoring.write(file, json.dumps(self._identity(resolved), indent=2) + "\n")
+                scoring.write(file, json.dumps(self._identity(resolved, packed), indent=2) + "\n")
             scoring.write(self.model_dir / "config.gin", gin.config_str())
         _barrier("claimed")
 
@@ -287,7 +227,7 @@ class Run:
                     stage.source.stage,
                     f"that stage stands at step {source or 0} of {steps}; train it first",
                 )
-        objective = self.task(stage.stage).objective
+        objective = self.text.task(stage.stage).objective
         loader = Loader(
             training_stream(blocks, objective, alpha=recipe.smoothing, seed=training.seed),
             self._validation(stage, blocks),
@@ -335,7 +275,7 @@ class Run:
         suited = probing.of_model(self.recipe.probes, config)
         if not suited:
             return None
-        vocabulary = Vocabulary(str(self.vocabulary_path))
+        vocabulary = Vocabulary(str(self.text.vocabulary_path))
         probes = probing.Probes(suited, config, vocabulary, training.partitioning, self.mesh)
         return Probe(self.recipe.probe_every, probes.look)
 
@@ -345,7 +285,7 @@ class Run:
 
         return validation_stream(
             blocks,
-            self.task(stage.stage).objective,
+            self.text.task(stage.stage).objective,
             seed=stage.training.seed,
             max_examples=self.recipe.validation_examples or None,
         )
@@ -359,7 +299,7 @@ class Run:
             stage.training,
             self.mesh,
             self._validation(stage, blocks),
-            Vocabulary(str(self.vocabulary_path)),
+            Vocabulary(str(self.text.vocabulary_path)),
             self.recipe.predictions,
         )
 
@@ -373,7 +313,7 @@ class Run:
         if jax.process_index() == 0:
             from seqrecipes import hugging_face
 
-            hugging_face.export_stage(stage.folder, vocabulary=str(self.vocabulary_path))
+            hugging_face.export_stage(stage.folder, vocabulary=str(self.text.vocabulary_path))
         _barrier(f"{stage.stage.name} exported")
 
     def _initial_params(self, stage: ResolvedStage) -> dict[str, Any]:

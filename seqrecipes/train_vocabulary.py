@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from seqrecipes import configuration, corpus_flags
 from seqrecipes.config import flags as flags_of
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--normalization",
-        type=flags_of.value(Normalization),
+        choices=get_args(Normalization),
         default="nmt_nfkc_joiners",
         help="what is done to text before it is cut into pieces: SentencePiece's rules, or its "
         "nmt_nfkc with ZWNJ and ZWJ kept inside of words (default: %(default)s)",

@@ -15,6 +15,7 @@ import gin
 from seqrecipes.config.check import Range, check_fields, did_you_mean
 from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.config.training import PLAIN, AdamW, Checkpointing, Loss, Partitioning, Positive
+from seqrecipes.config.vocabulary import Normalization
 from seqrecipes.errors import UserError
 
 # The encoder's layers, stacked.
@@ -127,6 +128,11 @@ class Recipe:
         the corpus; empty prepares the corpus in the run's folder.
       vocabulary: path of a SentencePiece model; empty trains one on the corpus.
       vocabulary_size: pieces of the vocabulary to train, special ones included.
+      normalization: what a vocabulary to train does to text before it is cut into pieces; see
+        `seqrecipes.data.normalization`.
+      character_coverage: share of characters that get a piece of their own in it; SentencePiece
+        takes 0.98 to 1.
+      byte_fallback: it spells other characters as bytes instead of <unk>.
       alpha: languages are sampled by n ** alpha (Conneau et al. 2020); 1 is proportional.
       temperature: samples by n ** (1 / temperature) instead, as is usual for pairs of translations;
         0 leaves it to alpha.
@@ -157,6 +163,9 @@ class Recipe:
     prepared: str = ""
     vocabulary: str = ""
     vocabulary_size: Annotated[int, Range(16)] = 150_000
+    normalization: Normalization = "nmt_nfkc_joiners"
+    character_coverage: Annotated[float, Range(0.98, 1)] = 0.9995
+    byte_fallback: bool = False
     alpha: Annotated[float, Range(0, 1)] = 0.3
     temperature: Annotated[float, Range(1, also=0)] = 0.0
     seed: Annotated[int, Range(0, below=SEEDS)] = 0

@@ -7,10 +7,14 @@ What comes out is byte for byte what `preparation.prepare_blocks` writes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
+import re
+import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,11 +27,14 @@ from etils import epath
 from seqio import beam_utils
 from tqdm import tqdm
 
-from seqrecipes.data.preparation import Preparation, Shard
+from seqrecipes.data.corpora import contents
+from seqrecipes.data.preparation import Preparation, Shard, remember_text
 from seqrecipes.data.tasks import get_task, import_tasks
 from seqrecipes.errors import UserError
 
 log = logging.getLogger(__name__)
+
+_LONGEST = 300  # characters of a runner's own message
 
 
 class WriteShards(beam_utils.PreprocessTask):
@@ -45,7 +52,12 @@ class WriteShards(beam_utils.PreprocessTask):
         self._folder, self._identity = str(preparation.folder), dict(preparation.identity)
         self._places = list(places)
         setup = functools.partial(
-            set_up_worker, task.name, tasks, gin.config_str(), preparation.identity
+            set_up_worker,
+            task.name,
+            tasks,
+            gin.config_str(),
+            preparation.identity,
+            contents.remembered(),
         )
         super().__init__(task, split, setup_fn=setup)
 
@@ -69,14 +81,23 @@ class WriteShards(beam_utils.PreprocessTask):
             raise (task.source.error or error) from None
 
 
-def set_up_worker(name: str, tasks: str, config: str, identity: Mapping[str, Any]) -> None:
+def set_up_worker(
+    name: str,
+    tasks: str,
+    config: str,
+    identity: Mapping[str, Any],
+    known: Mapping[contents.Version, str],
+) -> None:
     """Makes the task `name` known in a process that knows nothing yet.
+
+    Checksums that are `known` are not made again, but compared with what is read.
 
     Raises:
       UserError: the text or the vocabulary is another one than where the pipeline was made.
     """
     if name in seqio.TaskRegistry.names():
         return
+    contents.remember(known)
     import_tasks(tasks, "--tasks")
     with gin.unlock_config():
         gin.parse_config(config)
@@ -101,7 +122,12 @@ def pipeline_options(runner: str, options: Sequence[str]) -> PipelineOptions:
     Raises:
       UserError: an option that Beam does not know, or a value that it does not take.
     """
-    parsed = PipelineOptions([f"--runner={runner}", *(f"--{option}" for option in options)])
+    # What goes wrong in a worker comes out of the pipeline. Its log would tell it again, with the
+    # text that it was at.
+    quiet = ["default_sdk_harness_log_level=CRITICAL"]
+    parsed = PipelineOptions(
+        [f"--runner={runner}", *(f"--{option}" for option in [*quiet, *options])]
+    )
     try:
         known = parsed.get_all_options()
     except SystemExit as error:
@@ -132,52 +158,110 @@ def run(preparation: Preparation, options: PipelineOptions, tasks: str, dry_run:
     except (ValueError, ImportError) as error:
         problem = " ".join(str(error).split())
         raise UserError("--runner", options.get_all_options()["runner"], problem) from error
+    written = []
     for split in dict.fromkeys(split for split, _ in missing):
         places = [place for its_split, place in missing if its_split == split]
-        _ = pipeline | split >> WriteShards(preparation, split, places, tasks)
+        written.append(pipeline | split >> WriteShards(preparation, split, places, tasks))
+    if written:
+        # One end for both splits: there are runners (Dask's) that run up to one end alone.
+        _ = tuple(written) | beam.Flatten() | "count" >> beam.combiners.Count.Globally()
     if dry_run:
         pipeline.to_runner_api()
         return
     preparation.folder.mkdir(parents=True, exist_ok=True)
+    remember_text(preparation.task, preparation.folder.parent)
     if missing:
-        with _Progress(preparation, missing):
+        with _Progress(preparation, missing) as progress:
             try:
                 pipeline.run().wait_until_finish()
-            except Exception as error:
-                raise (_cause(error) or error) from None
+            except (Exception, KeyboardInterrupt) as error:
+                if progress.stalled:
+                    raise progress.error() from None
+                raise _cause(error, options.get_all_options()["runner"]) from None
     preparation.finish()
 
 
-def _cause(error: BaseException | None) -> UserError | KeyboardInterrupt | None:
+def _cause(error: BaseException, runner: str) -> BaseException:
     """The user's error, or Ctrl-C, inside of what Beam makes of it."""
-    while error is not None:
-        if isinstance(error, UserError | KeyboardInterrupt):
-            return error
-        error = error.__cause__ or error.__context__
-    return None
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, UserError | KeyboardInterrupt):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    # From another process errors come as text.
+    if match := re.search(r"UserError: (.+?)(?: \[while running|\\n|\n|$)", str(error)):
+        field, _, rest = match[1].partition(" = ")
+        return UserError(field, _Bare(rest.partition(": ")[0]), rest.partition(": ")[2])
+    if runner in ("DirectRunner", "PrismRunner", "BundleBasedDirectRunner"):
+        return error  # with its traceback: it is of this program
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return UserError(
+        "--runner",
+        runner,
+        f"failed: {type(error).__name__}: {lines[0][:_LONGEST]} (see its own log)",
+    )
+
+
+class _Bare(str):
+    """A value that is spelled out already."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 class _Progress:
-    """A bar of finished shards, from a look at the folder now and then."""
+    """A bar of finished shards, from a look at the folder now and then.
+
+    Where nothing in the folder changes for `_STALLED` seconds, a worker is gone and its runner
+    waits for it for ever: the pipeline is interrupted as by Ctrl-C, and `stalled` is set.
+    """
 
     _EVERY = 1.0  # seconds
+    _STALLED = 900.0
 
     def __init__(self, preparation: Preparation, missing: Sequence[Shard]):
         self._preparation, self._total = preparation, len(missing)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
+        self.stalled = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Progress:
         self._thread.start()
+        return self
 
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
 
+    def error(self) -> UserError:
+        """What to say of a pipeline that was interrupted because nothing happened."""
+        return UserError(
+            "--output",
+            str(self._preparation.folder),
+            f"nothing was written for {self._STALLED / 60:g} minutes, so a worker must be gone; "
+            "the same command does what is left",
+        )
+
     def _watch(self) -> None:
+        seen, since = self._state(), time.monotonic()
         with tqdm(
             desc="preparing", unit=" shards", total=self._total, disable=not sys.stderr.isatty()
         ) as bar:
             while not self._done.wait(self._EVERY):
                 bar.update(self._total - len(self._preparation.missing()) - bar.n)
+                if (now := self._state()) != seen:
+                    seen, since = now, time.monotonic()
+                elif time.monotonic() - since > self._STALLED:
+                    self.stalled = True
+                    # A signal, which wakes what waits; `_thread.interrupt_main` does not.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    return
             bar.update(self._total - len(self._preparation.missing()) - bar.n)
+
+    def _state(self) -> dict[str, int]:
+        """What changes while anybody works: files, begun ones too, and their sizes."""
+        sizes = {}
+        for path in self._preparation.folder.glob("*/*"):
+            with contextlib.suppress(OSError):  # renamed by now
+                sizes[path.name] = path.stat().length
+        return sizes

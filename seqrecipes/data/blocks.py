@@ -4,9 +4,12 @@ Text is tokenized and packed once, through the seqio task, into one file of toke
 folder is named after everything that decides its content, so a change of text, vocabulary or
 length makes a new one and an old one is never read by mistake. What was done once is not done
 again: a shard with its statistics beside it is finished, a folder with a manifest is complete.
+Every record is compared with its checksum when it is read, which costs a few microseconds, so that
+no bit that flipped on a disk is trained on.
 
     blocks-<digest>/<split>/<shard>.tokens  ids, uint16 or uint32
                     <split>/<shard>.ends    of pairs: where each segment ends in it, int64
+                    <split>/<shard>.crc32   a checksum of every record, uint32
                     <split>/<shard>.json    counts, checksum, skipped records; written last
                     manifest.json           all of these and what decides the content
                     unigram.npy             how often each id occurs in the training split
@@ -22,6 +25,7 @@ import json
 import os
 import threading
 import weakref
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -40,6 +44,7 @@ MANIFEST = "manifest.json"
 PREPARE = "python -m seqrecipes.prepare"
 _OPEN_FILES = 256
 _CHUNK = 1 << 22
+CRC = np.dtype("<u4")
 
 AnyPath = TypeVar("AnyPath", Path, epath.Path)
 
@@ -71,6 +76,10 @@ class Blocks:
         except OSError as error:
             raise UserError(
                 "prepared text", str(folder), f"is not complete ({error}); run `{PREPARE}`."
+            ) from error
+        except ValueError as error:
+            raise _changed(
+                self.folder, f"its manifest or unigram.npy is damaged ({error})"
             ) from error
         self.languages: tuple[str, ...] = tuple(self.manifest["languages"])
         self.payload: int = self.manifest["payload"]
@@ -105,7 +114,7 @@ class Blocks:
           tokens but for the last of a shard.
 
         Raises:
-          UserError: its file is gone or cut off.
+          UserError: its file is gone or cut off, or the record is not what was written.
         """
         shards = self._shards[split][language]
         shard = bisect.bisect_right(shards.starts, block) - 1
@@ -113,15 +122,23 @@ class Blocks:
         index = shards.noise + (shard << 64) + number
         if not self.pairs:
             start = number * self.payload
-            count = min(self.payload, shards.tokens[shard] - start)
-            return index, (self._files.read(path, self._dtype, start, count).astype(np.int32),)
-        # The end of the record before it is where it starts.
-        first = 2 * number - 1 if number else 0
-        ends = self._files.read(
-            _ends(path), np.dtype(np.int64), first, 2 * number + 2 - first
-        ).tolist()
-        start, middle, end = ends if number else (0, *ends)
-        tokens = self._files.read(path, self._dtype, start, end - start).astype(np.int32)
+            middle = end = min(start + self.payload, shards.tokens[shard])
+        else:
+            # The end of the record before it is where it starts.
+            first = 2 * number - 1 if number else 0
+            ends = self._files.read(
+                _ends(path), np.dtype(np.int64), first, 2 * number + 2 - first
+            ).tolist()
+            start, middle, end = ends if number else (0, *ends)
+            if not 0 <= start <= middle <= end <= shards.tokens[shard]:
+                raise _changed(_ends(path), f"says nonsense of record {number}")
+        stored = self._files.read(path, self._dtype, start, end - start)
+        (written,) = self._files.read(crcs(path), CRC, number, 1)
+        if record_crc(stored, middle - start) != written:
+            raise _changed(path, f"record {number} is not what was written")
+        tokens = stored.astype(np.int32)
+        if not self.pairs:
+            return index, (tokens,)
         return index, (tokens[: middle - start], tokens[middle - start :])
 
     def unigram_entropy(self) -> float:
@@ -279,6 +296,7 @@ def file_sizes(
 ) -> dict[AnyPath, int]:
     """The files of a shard and their bytes; `path` is that of its tokens."""
     sizes = {path: statistics["tokens"] * dtype.itemsize}
+    sizes[crcs(path)] = statistics["blocks"] * CRC.itemsize
     if pairs:
         sizes[_ends(path)] = 2 * statistics["blocks"] * np.dtype(np.int64).itemsize
     return sizes
@@ -292,6 +310,16 @@ def count_ids(path: AnyPath, vocab_size: int) -> np.ndarray:
             ids = np.frombuffer(data, id_dtype(vocab_size))
             counts += np.bincount(ids, minlength=vocab_size)
     return counts
+
+
+def record_crc(stored: np.ndarray, first: int) -> int:
+    """CRC-32 of a record's ids as they are stored, and of how many belong to its first segment."""
+    return zlib.crc32(stored.tobytes(), first)
+
+
+def crcs(path: AnyPath) -> AnyPath:
+    """The file of the checksums of the records whose tokens are at `path`."""
+    return path.with_suffix(".crc32")
 
 
 def checksum(path: AnyPath, pairs: bool) -> str:

@@ -29,22 +29,27 @@ from etils import epath
 from tqdm import tqdm
 
 from seqrecipes.data.blocks import (
+    CRC,
     MANIFEST,
     SPLITS,
     Blocks,
     count_ids,
+    crcs,
     file_sizes,
     id_dtype,
+    record_crc,
     shard_name,
     wanted_records,
 )
+from seqrecipes.data.corpora import contents
+from seqrecipes.data.corpora.file_corpus import FileCorpus
 from seqrecipes.data.preprocessors import COUNTS
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 _MAX_WARNINGS = 5
 
 Shard = tuple[str, int]  # split, place in `CorpusSource.list_shards`
@@ -69,11 +74,19 @@ def prepare_blocks(
     """
     preparation = Preparation.of(task, payload, cache_dir)
     preparation.folder.mkdir(parents=True, exist_ok=True)
+    remember_text(preparation.task, preparation.folder.parent)
     with _locked(preparation.folder.with_suffix(".lock")):
         missing = preparation.missing()
         if missing or not preparation.complete:
             _write_all(preparation, missing)
     return Blocks(preparation.folder)
+
+
+def remember_text(task: PretrainingTask, folder: epath.Path) -> None:
+    """Keeps the checksums of the text in a folder, for the next process that asks for them."""
+    corpus = task.source.corpus
+    if isinstance(corpus, FileCorpus):
+        contents.save(folder / contents.MEMORY_FILE, corpus.versions().values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +109,7 @@ class Preparation:
         cls, task: PretrainingTask, payload: int, cache_dir: str | os.PathLike[str]
     ) -> Preparation:
         """Of a task with another payload than it has."""
+        contents.load(epath.Path(cache_dir) / contents.MEMORY_FILE)
         task = task.sized(task.name, payload)
         identity = {
             "format": _FORMAT,
@@ -144,7 +158,8 @@ class Preparation:
         dtype = id_dtype(specials.vocab_size)
         names = ("blocks", "tokens", "max_specials", *COUNTS)
         statistics: dict[str, Any] = dict.fromkeys(names, 0) | {"problems": []}
-        ends, sha256 = array.array("q"), hashlib.sha256()  # the latter as `blocks.checksum`
+        ends, crc32 = array.array("q"), []
+        sha256 = hashlib.sha256()  # as `blocks.checksum`
         with _replacing(path) as temporary, temporary.open("wb") as file:
             for record in records:
                 tokens = np.asarray(record["tokens"])
@@ -152,9 +167,10 @@ class Preparation:
                     statistics |= {name: int(record[name]) for name in COUNTS}
                     statistics["problems"] = bytes(record["problems"]).decode().splitlines()
                     continue
-                data = tokens.astype(dtype).tobytes()
-                file.write(data)
-                sha256.update(data)
+                stored = tokens.astype(dtype)
+                file.write(stored.tobytes())
+                sha256.update(stored.tobytes())
+                crc32.append(record_crc(stored, int(record["first"])))
                 start = statistics["tokens"]
                 ends.extend((start + int(record["first"]), start + tokens.size))
                 statistics["blocks"] += 1
@@ -165,6 +181,8 @@ class Preparation:
             with _replacing(path.with_suffix(".ends")) as temporary:
                 temporary.write_bytes(ends.tobytes())
             sha256.update(ends.tobytes())
+        with _replacing(crcs(path)) as temporary:
+            temporary.write_bytes(np.array(crc32, CRC).tobytes())
         unigram = count_ids(path, specials.vocab_size)
         with (
             _replacing(path.with_suffix(".unigram.npy")) as temporary,
@@ -206,6 +224,7 @@ class Preparation:
             np.save(file, unigram)
         manifest = {
             **self.identity,
+            "contents": self.task.source.corpus.contents(),
             "languages": languages,
             "specials": dataclasses.asdict(specials),
             "max_specials": max(s["max_specials"] for s in everything),

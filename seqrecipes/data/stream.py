@@ -19,6 +19,12 @@ from seqrecipes.data.order import Location, MixedOrder, Order, SequentialOrder
 from seqrecipes.errors import UserError
 
 T = TypeVar("T")
+ORIGINAL_TOKENS = "original_tokens"
+_CHECKED = 64
+_MORE_VALIDATION = (
+    "lower TextFiles.validation_every or give TextFiles.validation_files (other corpora have "
+    "settings of the same name)."
+)
 
 
 class Stream:
@@ -48,6 +54,7 @@ class Stream:
     def examples(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """int32[k, length] arrays of the k examples int64[k] `indices`.
 
+        To the features of the objective comes `original_tokens` [k, 1], see `Objective.original`.
         Index -1 gives a row of padding alone (to fill a last batch).
         """
         indices = np.asarray(indices, np.int64)
@@ -60,6 +67,7 @@ class Stream:
             name: np.full((size, length), self.pad_id, np.int32)
             for name, length in self.features.items()
         }
+        originals = np.zeros((size, 1), np.int32)
         real = range(size) if present is None else np.flatnonzero(present).tolist()
         languages, epochs, blocks = (numbers.tolist() for numbers in location)
         for row in real:
@@ -68,7 +76,28 @@ class Stream:
             example = self._objective(*segments, noise, self.blocks.specials)
             for name, ids in example.items():
                 rows[name][row, : ids.size] = ids
-        return rows
+            originals[row] = self._objective.original(*(ids.size for ids in segments))
+        return rows | {ORIGINAL_TOKENS: originals}
+
+    def check_targets(self) -> None:
+        """Refuses a stream of which no example has anything to predict.
+
+        A text of one token has no noise, and one of a few may have none.
+
+        Raises:
+          UserError: says how to get more text.
+        """
+        names = [name for name in self.features if name.endswith(("_targets", "_target_tokens"))]
+        for first in range(0, self.size, _CHECKED):
+            rows = self.examples(np.arange(first, min(first + _CHECKED, self.size)))
+            if any((rows[name] != self.pad_id).any() for name in names):
+                return
+        raise UserError(
+            "corpus",
+            ", ".join(self.blocks.languages),
+            f"none of its {self.size} {self._split} example(s) is long enough to have a token to "
+            f"predict; {_MORE_VALIDATION}",
+        )
 
 
 def training_stream(blocks: Blocks, objective: Objective, *, alpha: float, seed: int) -> Stream:
@@ -90,8 +119,7 @@ def validation_stream(
         raise UserError(
             "corpus",
             ", ".join(blocks.languages),
-            "it has no validation text; lower TextFiles.validation_every or give "
-            "TextFiles.validation_files.",
+            f"it has no validation text; {_MORE_VALIDATION}",
         )
     return Stream(blocks, objective, "validation", order, seed)
 

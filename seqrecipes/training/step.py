@@ -228,12 +228,19 @@ def make_train_step(
 
 
 def token_counts(model: Model, batch: Batch) -> dict[str, Array]:
-    """`tokens`: original tokens of the batch; `padding`: share of padding in all token features."""
+    """`tokens`: original tokens of the batch; `padding`: share of padding in all token features.
+
+    The batch says how many original tokens its examples have (`original_tokens`, [rows, 1]), or
+    has no noise, so that its last token feature is what is counted.
+    """
     pad_id = model.config.pad_id
     real = {name: jnp.sum(x != pad_id) for name, x in batch.items() if name in model.TOKENS}
     size = sum(batch[name].size for name in real)
+    tokens = (
+        batch["original_tokens"].sum() if "original_tokens" in batch else real[model.TOKENS[-1]]
+    )
     return {
-        "tokens": real[model.TOKENS[-1]].astype(jnp.float32),
+        "tokens": tokens.astype(jnp.float32),
         "padding": 1 - jnp.asarray(sum(real.values())) / size,
     }
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
+import apache_beam as beam
 import gin
 import pytest
 
@@ -112,7 +116,7 @@ def test_training_reads_what_was_prepared(run, tmp_path, vocabulary, text):
     recipe = runner.Run(wanted.recipe, wanted.model_dir)
     (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
     for stage in recipe.recipe.stages:
-        assert recipe.blocks(stage).folder == folder
+        assert recipe.text.blocks(stage).folder == folder
     assert Blocks(folder).languages == ("en", "ja")
 
 
@@ -151,6 +155,88 @@ def test_an_interrupted_pipeline_goes_on(run, tmp_path, monkeypatch):
     (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
     assert len(written) == len(list(folder.glob("*/*.json"))) - 2
     Blocks(folder)
+
+
+def test_the_pipeline_has_one_end(run, monkeypatch):
+    """Dask's runner runs up to one end and leaves what leads to others."""
+    protos = []
+    to_runner_api = beam.Pipeline.to_runner_api
+
+    def kept(self, *args, **kwargs):
+        protos.append(to_runner_api(self, *args, **kwargs))
+        return protos[-1]
+
+    monkeypatch.setattr(beam.Pipeline, "to_runner_api", kept)
+    assert run("--dry_run")[0] == 0
+    (proto,) = protos
+    leaves = [t for t in proto.components.transforms.values() if not t.subtransforms]
+    made = {name for leaf in leaves for name in leaf.outputs.values()}
+    used = {name for leaf in leaves for name in leaf.inputs.values()}
+    assert len(made - used) == 1
+    labels = {t.unique_name for t in proto.components.transforms.values()}
+    assert {"train", "validation"} <= labels
+
+
+def test_a_pipeline_in_which_nothing_happens_is_ended(run, tmp_path, monkeypatch):
+    from seqrecipes.data import beam as preparing
+
+    monkeypatch.setattr(preparing._Progress, "_EVERY", 0.05)
+    monkeypatch.setattr(preparing._Progress, "_STALLED", 0.5)
+    original, waiting = Preparation.write, threading.Event()
+
+    def hangs(self, shard, records):
+        if shard == ("train", 1):
+            waiting.wait(60)
+        return original(self, shard, records)
+
+    monkeypatch.setattr(Preparation, "write", hangs)
+    began = time.monotonic()
+    status, output = run()
+    waiting.set()
+    assert status == 2 and time.monotonic() - began < 45
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "nothing was written for" in line and "the same command does what is left" in line
+    monkeypatch.undo()
+    status, output = run()
+    assert status == 0, output
+
+
+@pytest.mark.parametrize(
+    "message, said",
+    [
+        (
+            "\n".join(f"line {i} of a trace" for i in range(74)),
+            "--runner = 'FlinkRunner': failed: RuntimeError: line 0 of a trace",
+        ),
+        (
+            "Traceback:\n  ...\nseqrecipes.errors.UserError: TextFiles.files['en'] = 'x.txt:3': "
+            "this line is not valid UTF-8. [while running 'train/Map(_write)-ptransform-9']\n more",
+            "TextFiles.files['en'] = 'x.txt:3': this line is not valid UTF-8.",
+        ),
+        ("", "--runner = 'FlinkRunner': failed: RuntimeError"),
+    ],
+)
+def test_what_a_cluster_says_becomes_one_line(run, monkeypatch, message, said):
+    """A jar that is missing, or what a worker in another process found."""
+
+    def fails(self, *args, **kwargs):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(beam.Pipeline, "run", fails)
+    status, output = run("--runner=FlinkRunner", "--pipeline_option=flink_master=localhost:9")
+    assert status == 2
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert said in line and len(line) < 400
+    assert "trace" not in output.replace(line, "")
+
+
+def test_workers_are_quiet_unless_asked():
+    from seqrecipes.data.beam import pipeline_options
+
+    name = "default_sdk_harness_log_level"
+    assert pipeline_options("DirectRunner", []).get_all_options()[name] == "CRITICAL"
+    loud = pipeline_options("DirectRunner", [f"{name}=INFO"])
+    assert loud.get_all_options()[name] == "INFO"
 
 
 def test_another_text_in_the_same_process_is_read(run, tmp_path, text):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import shutil
+import zlib
 from collections import Counter
 
 import gin
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from seqrecipes.data.blocks import Blocks, find_prepared, wanted_records
+from seqrecipes.data.corpora import contents
 from seqrecipes.data.corpora.sample import SampleCorpus, SampleParallel
 from seqrecipes.data.corpora.text_files import TextFiles
 from seqrecipes.data.objectives.base import example_index
@@ -146,8 +149,11 @@ def test_empty_documents_are_counted(configured, tmp_path):
     (tmp_path / "en.txt").write_text("one\n\n\ntwo\n\n")
     gin.bind_parameter("TextFiles.files", {"en": str(tmp_path / "en.txt")})
     blocks = prepare_blocks(get_task("text", "mlm"), 1000, tmp_path)
-    statistics = blocks.manifest["splits"]["train"]["en"]
-    assert (statistics["documents"], statistics["empty_documents"]) == (5, 3)
+    splits = blocks.manifest["splits"]
+    counts = [(s["en"]["documents"], s["en"]["empty_documents"]) for s in splits.values()]
+    assert counts == [(4, 3), (1, 0)], "of two with text, one is for validation"
+    (tmp_path / "en.txt").write_text("one\n\n\none\n\n")
+    blocks = prepare_blocks(get_task("text", "mlm"), 1000, tmp_path)
     assert blocks.counts("validation").tolist() == [0]
     with pytest.raises(UserError, match="no validation text"):
         blocks.unigram_entropy()
@@ -182,6 +188,8 @@ def test_wide_vocabularies_use_wide_files(sample_blocks, tmp_path):
     np.save(tmp_path / "unigram.npy", np.zeros(250_002, np.int64))
     (tmp_path / "train").mkdir()
     ids.tofile(tmp_path / "train" / "en-00000.tokens")
+    crc32 = zlib.crc32(ids.tobytes(), 3)  # of the ids as stored, begun with their number
+    (tmp_path / "train" / "en-00000.crc32").write_bytes(crc32.to_bytes(4, "little"))
     assert Blocks(tmp_path).record("train", 0, 0)[1][0].tolist() == ids.tolist()
     assert (
         os.path.getsize(sample_blocks.folder / "train" / "en-00000.tokens")
@@ -215,6 +223,93 @@ def test_files_that_are_not_what_they_were_are_named(broken, name):
         list(Blocks(broken).verify())
     path.write_bytes(data)
     assert len(list(Blocks(broken).verify())) == 22
+
+
+def read_all(folder):
+    blocks = Blocks(folder)
+    for split in ("train", "validation"):
+        for language, count in enumerate(blocks.counts(split)):
+            for number in range(count):
+                blocks.record(split, language, number)
+
+
+@pytest.mark.parametrize("objective", ["mlm", "tlm"])
+@pytest.mark.parametrize("suffix", [".tokens", ".ends", ".crc32"])
+def test_a_bit_that_flipped_is_noticed_when_its_record_is_read(
+    prepared, tmp_path, objective, suffix
+):
+    """Wherever it is, ids that the vocabulary has included."""
+    folder = shutil.copytree(prepared(objective).folder, tmp_path / "copy")
+    files = sorted(folder.glob(f"*/*{suffix}"))
+    assert bool(files) == (suffix != ".ends" or objective == "tlm")
+    read_all(folder)
+    chance = random.Random(0)
+    for _ in range(4 if files else 0):
+        path = chance.choice([file for file in files if file.stat().st_size])
+        data = path.read_bytes()
+        bit = chance.randrange(8 * len(data))
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(UserError, match=rf"{path.stem}.*; restore it, or run"):
+            read_all(folder)
+        path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "unigram.npy"])
+def test_damage_to_the_other_files_is_one_line(broken, name):
+    (broken / name).write_bytes((broken / name).read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"its manifest or unigram\.npy is damaged .*; restore it"):
+        Blocks(broken)
+
+
+def test_text_that_changes_while_it_is_packed_is_refused(configured, tmp_path, monkeypatch):
+    """Between the two splits; what was packed of it is not taken for the new text."""
+    path, original = tmp_path / "text" / "en.txt", PretrainingTask.records
+    path.parent.mkdir()
+    path.write_text("".join(f"the river rises {i}\n" for i in range(60)))
+    gin.bind_parameter("TextFiles.files", {"en": str(path.parent)})
+    task = get_task("text", "mlm")
+    before = task.source.corpus.fingerprint()
+
+    def records(self, split, shards):
+        if split == "validation":
+            path.write_text("".join(f"the river falls {i}\n" for i in range(60)))
+        return original(self, split, shards)
+
+    monkeypatch.setattr(PretrainingTask, "records", records)
+    with pytest.raises(UserError, match=r"en\.txt': changed while it was read; leave the text"):
+        prepare_blocks(task, 20, tmp_path)
+    assert not list(tmp_path.glob("*/manifest.json"))
+    monkeypatch.undo()
+    blocks = prepare_blocks(task, 20, tmp_path)
+    assert blocks.manifest["corpus_fingerprint"] != before
+    assert blocks.manifest["corpus_fingerprint"] == task.source.corpus.fingerprint()
+    rises = task.vocabulary.encode("rises")
+    found = [blocks.record("train", 0, n)[1][0].tolist() for n in range(blocks.counts("train")[0])]
+    assert not any(set(rises) <= set(ids) for ids in found)
+
+
+def test_checksums_of_the_text_are_kept_beside_what_is_packed(configured, tmp_path, monkeypatch):
+    path = tmp_path / "text" / "en.txt"
+    path.parent.mkdir()
+    path.write_text("".join(f"the river rises {i}\n" for i in range(60)))
+    gin.bind_parameter("TextFiles.files", {"en": str(path.parent)})
+    task = get_task("text", "mlm")
+    folder = prepare_blocks(task, 20, tmp_path).folder
+    fingerprint = task.source.corpus.fingerprint()
+
+    monkeypatch.setattr(contents, "_KNOWN", {})  # as in another process
+    monkeypatch.setattr(contents, "Hashing", None)  # not to be read
+    assert prepare_blocks(task, 20, tmp_path).folder == folder
+    assert task.source.corpus.fingerprint() == fingerprint
+    monkeypatch.undo()
+    monkeypatch.setattr(contents, "_KNOWN", {})
+    os.utime(path, ns=(1, 1))  # read again, and the same
+    assert prepare_blocks(task, 20, tmp_path).folder == folder
+    monkeypatch.setattr(contents, "_KNOWN", {})
+    (tmp_path / contents.MEMORY_FILE).write_text("[[damaged")
+    assert prepare_blocks(task, 20, tmp_path).folder == folder
 
 
 def test_a_file_that_vanishes_before_it_was_read_is_named(broken):
@@ -274,12 +369,15 @@ def test_adjacent_segments_are_halves_of_documents(prepared, vocabulary):
 
 
 def test_bad_records_are_counted_named_and_said(configured, tmp_path, caplog):
-    (tmp_path / "en.txt").write_bytes(b"good\n" * 30 + b"\xff\n" * 25 + b"fine\n")
+    good = b"".join(b"line %d\n" % i for i in range(30))
+    (tmp_path / "en.txt").write_bytes(good + b"\xff\n" * 25 + b"fine\n")
     gin.bind_parameter("TextFiles.files", {"en": str(tmp_path / "en.txt")})
     gin.bind_parameter("TextFiles.on_bad_record", "skip")
     blocks = prepare_blocks(get_task("text", "mlm"), 20, tmp_path)
     statistics = blocks.manifest["splits"]["train"]["en"]
-    assert (statistics["documents"], statistics["bad_records"]) == (31, 25)
+    assert (statistics["documents"], statistics["bad_records"]) == (30, 25)
+    statistics = blocks.manifest["splits"]["validation"]["en"]
+    assert (statistics["documents"], statistics["bad_records"]) == (1, 0)
     problems = blocks.manifest["shards"]["train"]["en"][0]["problems"]
     assert len(problems) == 20 and "en.txt:31: " in problems[0]
     assert "skipped 25 bad records" in caplog.text and "en.txt:31: " in caplog.text
@@ -310,9 +408,12 @@ def test_prepared_text_is_found_by_what_it_suits(prepared, vocabulary, cache_dir
 def test_corpora_agree(configured, tmp_path, sample_blocks):
     """The sample read as somebody's own text gives the tokens of the sample."""
     for language in ("en", "ja"):
-        documents = list(SampleCorpus().documents(language, "train", 0))
-        (tmp_path / f"{language}.txt").write_text("\n".join(documents), "utf-8")
-    gin.bind_parameter("TextFiles.files", {x: f"{tmp_path}/{x}.txt" for x in ("en", "ja")})
+        for split in ("train", "validation"):
+            documents = list(SampleCorpus().documents(language, split, 0))
+            (tmp_path / f"{split}.{language}.txt").write_text("\n".join(documents), "utf-8")
+    for name, split in (("files", "train"), ("validation_files", "validation")):
+        files = {x: f"{tmp_path}/{split}.{x}.txt" for x in ("en", "ja")}
+        gin.bind_parameter(f"TextFiles.{name}", files)
     blocks = prepare_blocks(get_task("text", "mlm"), PAYLOAD, tmp_path)
     assert TextFiles().languages == blocks.languages == ("en", "ja")
     for i, language in enumerate(blocks.languages):

@@ -26,7 +26,7 @@ def test_seqio_and_stream_agree(prepared, sample_task, objective):
     examples = read(sample_task(objective).name, split="validation", seed=3)
     assert len(examples) == stream.size
     for i, example in enumerate(examples):
-        assert set(rows) == set(example)
+        assert set(rows) == {*example, "original_tokens"}
         for name, ids in example.items():
             padding = rows[name].shape[1] - ids.size
             assert rows[name][i].tolist() == ids.tolist() + [stream.pad_id] * padding

@@ -155,6 +155,25 @@ def test_metrics_count_tokens_and_padding() -> None:
         assert (value.shape, value.dtype) == ((), np.float32)
 
 
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_tokens_are_those_of_the_text_where_the_batch_says_how_many(micro_batches: int) -> None:
+    """Of span corruption the target is a fifth of the text; nothing else changes."""
+    model_config = tiny.config(decoder_layers=0, dtype="float32")
+    batch = tiny.batch(model_config, rows=4, source=9, target=8)
+    counts = np.array([[31], [7], [0], [4]], np.int32)
+    metrics = []
+    for given in (batch, batch | {"original_tokens": counts}):
+        model, adamw = build(model_config), AdamW(warmup_steps=0)
+        state, span = entered(tiny.random_params(model, dtype="float32"), adamw)
+        step = harness.compiled_step(model, adamw, span, total_steps=1, micro_batches=micro_batches)
+        metrics.append(step(state, given)[1])
+    assert float(metrics[1].pop("tokens")) == 31 + 7 + 4
+    assert float(metrics[0].pop("tokens")) == np.count_nonzero(
+        batch["encoder_input_tokens"] != tiny.PAD
+    )
+    assert metrics[0] == metrics[1]
+
+
 def test_dropout_differs_between_steps_and_seeds_but_not_between_runs() -> None:
     model_config = tiny.config(decoder_layers=0, dropout=0.3)
     model, batch = build(model_config), tiny.batch(model_config, rows=4)

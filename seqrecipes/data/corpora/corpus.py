@@ -24,10 +24,13 @@ OnBadRecord = Literal["raise", "skip"]
 ValidationEvery = Annotated[int, Range(2)]
 Document = str | tuple[str, str]  # a text, or a text and its translation
 T = TypeVar("T")
+R = TypeVar("R", bound="Document | BadRecord")
 
 LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # what a language may be called
 _BATCH = 256
 _BATCH_CHARACTERS = 1 << 20
+_HASHES = 1 << 64
+SMALL_BYTES = 4 << 20  # text that is read once more, for `exact_limit`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +74,14 @@ class Corpus(Protocol):
             Then it yields a `BadRecord` in its place.
         """
 
+    def contents(self) -> dict[str, str]:
+        """What the text is made of, by name, such as a file and its checksum.
+
+        It changes whenever the text or the documents made of it may have changed.
+        """
+
     def fingerprint(self) -> str:
-        """A hash that changes whenever the text may have changed."""
+        """A hash of `contents`."""
 
 
 def all_documents(corpus: Corpus, language: str, split: Split) -> Iterator[Document | BadRecord]:
@@ -116,21 +125,46 @@ def raising(records: Iterable[T], setting: str) -> Iterator[T]:
         yield record
 
 
-def select(records: Iterable[T], split: Split, every: int) -> Iterator[T]:
-    """Every `every`-th document for validation, the others for training.
+def hold_out(records: Iterable[R], split: Split, limit: int) -> Iterator[R]:
+    """The documents of a split: for validation are those whose `content_hash` is below `limit`.
 
-    Bad records are not counted as documents. They come with the training split, so that the two
-    splits, which are read from the same files, tell of each once.
+    So what is the same text lies on one side, whichever file, shard or language it comes from.
+    Documents without text are never for validation. Bad records come with the training split, so
+    that the two splits, which are read from the same files, tell of each once.
     """
-    number = 0
     for record in records:
-        if isinstance(record, BadRecord):
-            wanted = split == "train"
-        else:
-            number += 1
-            wanted = (number % every == 0) == (split == "validation")
-        if wanted:
+        held = (
+            not isinstance(record, BadRecord) and has_text(record) and content_hash(record) < limit
+        )
+        if held == (split == "validation"):
             yield record
+
+
+def hold_out_limit(every: int) -> int:
+    """The limit below which one hash in `every` lies, on average."""
+    return _HASHES // every
+
+
+def exact_limit(records: Iterable[Document | BadRecord], every: int) -> int:
+    """The limit below which just one in `every` of these documents lies, and one at least.
+
+    What a small text needs, of which chance would often hold out nothing. Documents that are the
+    same count once; of a single one nothing is held out.
+    """
+    hashes = {content_hash(r) for r in records if not isinstance(r, BadRecord) and has_text(r)}
+    held = min(max(len(hashes) // every, 1), len(hashes) - 1)
+    return sorted(hashes)[held] if held > 0 else 0
+
+
+def has_text(document: Document) -> bool:
+    """Whether there is any, in a pair on both sides."""
+    return all(document) if isinstance(document, tuple) else bool(document)
+
+
+def content_hash(document: Document) -> int:
+    """A number in [0, 2**64) from the text alone."""
+    text = "\t".join(document) if isinstance(document, tuple) else document
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def digest(*parts: object) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 from seqrecipes.config.check import Range, check_fields
+from seqrecipes.data.corpora import contents
 from seqrecipes.data.corpora.corpus import (
+    SMALL_BYTES,
     SPLITS,
     BadRecord,
     Document,
@@ -16,8 +19,10 @@ from seqrecipes.data.corpora.corpus import (
     Split,
     ValidationEvery,
     digest,
+    exact_limit,
+    hold_out,
+    hold_out_limit,
     raising,
-    select,
 )
 from seqrecipes.data.corpora.file_sets import Unit, group
 from seqrecipes.data.corpora.lines import CutOff
@@ -41,7 +46,9 @@ class FileCorpus(abc.ABC):
 
     Attributes:
       files: language -> a folder (read with its subfolders), a glob, or a list of these.
-      validation_every: every so many documents of a shard, one is kept for validation.
+      validation_every: one in so many documents of a language is kept for validation, chosen by a
+        hash of its text: the same text is never on both sides. Of a language with little text just
+        so many, and one at least.
       validation_files: like `files`, used for validation instead; `files` are then all trained on.
       languages: those to read; empty for all that `files` has.
       on_bad_record: whether to 'raise' at a record that cannot be used, or to 'skip' it, in which
@@ -103,6 +110,7 @@ class FileCorpus(abc.ABC):
             }
         object.__setattr__(self, "languages", languages)
         object.__setattr__(self, "_shards", shards)
+        self._check_apart()
 
     def shards(self, language: str, split: Split) -> int:
         """See `Corpus.shards`."""
@@ -116,29 +124,47 @@ class FileCorpus(abc.ABC):
         )
         if self.on_bad_record == "raise":
             records = raising(records, self._field("on_bad_record"))
-        if self.validation_files:
-            return records
-        return select(records, split, self.validation_every)
+        if not self.validation_files:
+            records = hold_out(records, split, self._limit(language))
+        yield from records
 
-    def fingerprint(self) -> str:
-        """See `Corpus.fingerprint`; of settings and of the files' names, sizes and times.
+    def versions(self) -> dict[str, contents.Version]:
+        """The files by split, language and name: `train/en/news.txt`.
 
-        Of a name counts what is inside the folder, or below the fixed folders of the glob, that was
-        given: the text may be moved as a whole, as by `mv` or `rsync -a`, which keep times.
+        Of a name counts what is inside the folder, or below the fixed folders of the glob, that
+        was given: the text may be moved or copied as a whole. Where two files are called alike, a
+        number tells them apart.
         """
-        files = [
-            (split, language, [(f.name, f.size, f.mtime_ns) for f in unit])
-            for split in SPLITS
-            for language, shards in sorted(self._shards.get(split, {}).items())
-            for shard in shards
-            for unit in shard
-        ]
+        found: dict[str, contents.Version] = {}
+        for split in SPLITS:
+            for language, shards in sorted(self._shards.get(split, {}).items()):
+                for file in (file for shard in shards for unit in shard for file in unit):
+                    name = f"{split}/{language}/{file.name}"
+                    number = 2
+                    while name in found:
+                        name = f"{split}/{language}/{file.name} ({number})"
+                        number += 1
+                    found[name] = file.version
+        return found
+
+    def contents(self) -> dict[str, str]:
+        """See `Corpus.contents`; checksums of the files, in their order, and settings.
+
+        Raises:
+          UserError: a file cannot be read.
+        """
+        versions = self.versions()
+        checksums = contents.checksums(self._field("files"), versions.values())
         settings = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
             if field.init and field.name not in _NOT_SETTINGS
         }
-        return digest(type(self).__name__, files, settings)
+        return dict(zip(versions, checksums, strict=True)) | {"settings": json.dumps(settings)}
+
+    def fingerprint(self) -> str:
+        """See `Corpus.fingerprint`."""
+        return digest(type(self).__name__, list(self.contents().items()))
 
     @abc.abstractmethod
     def _example(self) -> str:
@@ -155,6 +181,32 @@ class FileCorpus(abc.ABC):
     @abc.abstractmethod
     def _read(self, language: str, unit: Unit) -> Iterator[Document | BadRecord]:
         """The documents of a unit; raises CutOff where it cannot be read on."""
+
+    def _limit(self, language: str) -> int:
+        """Below it lie the hashes of documents that are for validation."""
+        units = [unit for shard in self._units_of(language, "train") for unit in shard]
+        if sum(file.size for unit in units for file in unit) > SMALL_BYTES:
+            return hold_out_limit(self.validation_every)
+        records = (record for unit in units for record in self._until_cut_off(language, unit))
+        return exact_limit(records, self.validation_every)
+
+    def _check_apart(self) -> None:
+        """Refuses files that are read as two languages, or both trained on and validated on."""
+        read_as: dict[tuple[tuple[int, int], ...], str] = {}
+        trained_on: set[tuple[int, int]] = set()
+        for split in SPLITS:
+            for language, shards in self._shards.get(split, {}).items():
+                for unit in (unit for shard in shards for unit in shard):
+                    other = read_as.setdefault(tuple(file.inode for file in unit), language)
+                    if other != language:
+                        remedy = f"is read as {other} too; name it for one of the two."
+                        raise UserError(unit[0].field, str(unit[0].path), remedy)
+                    for file in unit:
+                        if split == "train":
+                            trained_on.add(file.inode)
+                        elif file.inode in trained_on:
+                            remedy = f"is trained on too; take it out of {self._field('files')}."
+                            raise UserError(file.field, str(file.path), remedy)
 
     def _by_language(self, name: str, files: str | Sources) -> Sources:
         """What a setting says of each language."""

@@ -18,19 +18,20 @@ def find_files(field: str, patterns: str | Sequence[str], suffixes: tuple[str, .
 
     They come in the order of `patterns`, and those of one pattern sorted by name, so that the order
     stays when the text is moved. In folders, what does not end in `suffixes` or is hidden is left
-    alone. Links are followed.
+    alone. Links are followed; a file with several names is read once.
 
     Raises:
       UserError: nothing is found, it cannot be read, or a path or glob names another kind of file.
     """
     patterns = [patterns] if isinstance(patterns, (str, os.PathLike)) else patterns
-    found: dict[str, File] = {}
+    found: dict[tuple[int, int], File] = {}
     for pattern in patterns:
         if not str(pattern):
             raise UserError(field, pattern, "name a folder or a glob.")
         root, names = _match(field, Path(pattern).expanduser(), suffixes)
         for name in sorted(names):
-            found.setdefault(os.path.realpath(root / name), File.at(field, root / name, name))
+            file = File.at(field, root / name, name)
+            found.setdefault(file.inode, file)
     if not found:
         raise UserError(field, list(patterns), "name a folder or a glob.")
     return list(found.values())

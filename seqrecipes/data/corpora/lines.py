@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import io
 import itertools
 import os
 import stat
@@ -16,10 +17,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from seqrecipes.data.corpora import contents
 from seqrecipes.data.corpora.corpus import BadRecord
 from seqrecipes.errors import UserError
 
+NUL = "holds the character NUL; the file may be UTF-16, or no text: convert it to UTF-8"
 _SKIM_BYTES = 1 << 16
+_BUFFER = 1 << 16
 _NO_SPACES = {"ja", "zh", "th", "lo", "km", "my"}  # written without spaces between sentences
 
 
@@ -33,6 +37,7 @@ class File:
       name: the part of the path that stays when the whole text is moved.
       size: in bytes, on disk.
       mtime_ns: time of its last change.
+      inode: its device and number there, the same by whatever path it is reached.
     """
 
     field: str
@@ -40,6 +45,7 @@ class File:
     name: str
     size: int
     mtime_ns: int
+    inode: tuple[int, int] = dataclasses.field(default=(0, 0), compare=False)
 
     @classmethod
     def at(cls, field: str, path: Path, name: str) -> File:
@@ -54,7 +60,13 @@ class File:
             raise UserError(field, str(path), f"cannot be read: {error.strerror}.") from error
         if not stat.S_ISREG(found.st_mode):
             raise UserError(field, str(path), "this is no file; name files of text.")
-        return cls(field, path, name, found.st_size, found.st_mtime_ns)
+        inode = found.st_dev, found.st_ino
+        return cls(field, path, name, found.st_size, found.st_mtime_ns, inode)
+
+    @property
+    def version(self) -> contents.Version:
+        """What its checksum is remembered by."""
+        return contents.Version(os.path.abspath(self.path), self.size, self.mtime_ns)
 
     def bad(self, problem: str) -> BadRecord:
         """What is wrong with the file."""
@@ -79,15 +91,18 @@ class CutOff(Exception):
 def read_lines(file: File, max_bytes: int) -> Iterator[str | BadRecord]:
     """The lines of a text file, decompressed and decoded; one item for every line.
 
-    A line that is not UTF-8 or has more than `max_bytes` is a `BadRecord`. Too long a line is never
-    held as a whole. A byte-order mark may stand in front of the first line.
+    A line that is not UTF-8, has more than `max_bytes` or holds a NUL (as lines of UTF-16 do) is a
+    `BadRecord`. Too long a line is never held as a whole. A byte-order mark may stand in front of
+    the first line.
 
     Raises:
       CutOff: while iterating, where the file cannot be read on.
+      UserError: at the end, if the file is not what it was when it was read before.
     """
     number = 0
     try:
-        with _open(file.path) as stream:
+        with contents.Hashing(file.path) as raw:
+            stream = _open(file.path, raw)
             while data := stream.readline(max_bytes + 1):
                 number += 1
                 if len(data) > max_bytes and not data.endswith(b"\n"):
@@ -98,14 +113,10 @@ def read_lines(file: File, max_bytes: int) -> Iterator[str | BadRecord]:
                         "or raise the limit",
                     )
                     continue
-                try:
-                    line = data.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError:
-                    yield file.bad_line(number, "is not valid UTF-8; convert the file to UTF-8")
-                    continue
-                yield line
-            if not number and file.path.suffix == ".gz" and not os.fstat(stream.fileno()).st_size:
+                yield _decode(file, number, data)
+            if not number and file.path.suffix == ".gz" and not os.fstat(raw.fileno()).st_size:
                 raise EOFError("the file is empty")  # which gzip takes for no text
+            contents.check(file.field, file.version, raw.finish())
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         problem = f"cannot be decompressed ({error}), cut off after line {number:,}"
         raise CutOff(file.bad(f"{problem}; fetch the file again")) from error
@@ -114,8 +125,18 @@ def read_lines(file: File, max_bytes: int) -> Iterator[str | BadRecord]:
         raise CutOff(file.bad(f"cannot be read{after}: {error.strerror or error}")) from error
 
 
-def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+def _decode(file: File, number: int, data: bytes) -> str | BadRecord:
+    if b"\0" in data:
+        return file.bad_line(number, NUL)
+    try:
+        return data.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        return file.bad_line(number, "is not valid UTF-8; convert the file to UTF-8")
+
+
+def _open(path: Path, raw: io.RawIOBase) -> BinaryIO:
+    buffered = io.BufferedReader(raw, _BUFFER)
+    return cast(BinaryIO, gzip.GzipFile(fileobj=buffered) if path.suffix == ".gz" else buffered)
 
 
 def _skim(stream: BinaryIO) -> int:

@@ -6,10 +6,10 @@ a validation document is trained on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import resources
 
-from seqrecipes.data.corpora.corpus import Split, digest, select
+from seqrecipes.data.corpora.corpus import Split, T, digest
 from seqrecipes.data.corpora.lines import join_sentences
 
 _VALIDATION_EVERY = 13
@@ -30,12 +30,16 @@ class SampleCorpus:
 
     def documents(self, language: str, split: Split, shard: int) -> Iterator[str]:
         """See `Corpus.documents`."""
-        documents = select(_documents(language), split, _VALIDATION_EVERY)
+        documents = _select(_documents(language), split)
         return (join_sentences(sentences, language) for sentences in documents)
 
+    def contents(self) -> dict[str, str]:
+        """See `Corpus.contents`."""
+        return {language: digest(_lines(language)) for language in self.languages}
+
     def fingerprint(self) -> str:
-        """See `Corpus.fingerprint`; of the text itself."""
-        return digest(type(self).__name__, self.languages, [_lines(n) for n in self.languages])
+        """See `Corpus.fingerprint`."""
+        return digest(type(self).__name__, self.contents())
 
 
 class SampleParallel:
@@ -51,12 +55,22 @@ class SampleParallel:
     def documents(self, language: str, split: Split, shard: int) -> Iterator[tuple[str, str]]:
         """See `Corpus.documents`; pairs of sentences."""
         sides = [_documents(name) for name in language.split("-")]
-        for sentences in select(zip(*sides, strict=True), split, _VALIDATION_EVERY):
+        for sentences in _select(zip(*sides, strict=True), split):
             yield from zip(*sentences, strict=True)
 
+    def contents(self) -> dict[str, str]:
+        """See `Corpus.contents`."""
+        return {language: digest(_lines(language)) for language in _LANGUAGES}
+
     def fingerprint(self) -> str:
-        """See `Corpus.fingerprint`; of the text itself."""
-        return digest(type(self).__name__, [_lines(name) for name in _LANGUAGES])
+        """See `Corpus.fingerprint`."""
+        return digest(type(self).__name__, self.contents())
+
+
+def _select(documents: Iterable[T], split: Split) -> Iterator[T]:
+    for number, document in enumerate(documents, start=1):
+        if (number % _VALIDATION_EVERY == 0) == (split == "validation"):
+            yield document
 
 
 def _lines(language: str) -> list[str]:

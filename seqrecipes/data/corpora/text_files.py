@@ -13,7 +13,7 @@ import gin
 from seqrecipes.data.corpora.corpus import LANGUAGE, BadRecord
 from seqrecipes.data.corpora.file_corpus import FileCorpus, Sources
 from seqrecipes.data.corpora.file_sets import Unit, find_files
-from seqrecipes.data.corpora.lines import File, join_sentences, paragraphs, read_lines
+from seqrecipes.data.corpora.lines import NUL, File, join_sentences, paragraphs, read_lines
 from seqrecipes.errors import UserError
 
 DocumentUnit = Literal["line", "blank_line"]
@@ -122,4 +122,4 @@ class TextFiles(FileCorpus):
             return "", f"has a {name} with half a character (a lone surrogate)"
         except (ValueError, RecursionError) as error:
             return "", f"is not usable JSON ({error})"
-        return text, ""
+        return ("", NUL) if "\0" in text else (text, "")

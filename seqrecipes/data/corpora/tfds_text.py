@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import re
 import shlex
@@ -19,14 +20,17 @@ import gin
 from seqrecipes.config.check import Range, check, check_fields
 from seqrecipes.data.corpora.corpus import (
     LANGUAGE,
+    SMALL_BYTES,
     SPLITS,
     BadRecord,
     OnBadRecord,
     Split,
     ValidationEvery,
     digest,
+    exact_limit,
+    hold_out,
+    hold_out_limit,
     raising,
-    select,
 )
 from seqrecipes.errors import UserError
 
@@ -58,7 +62,7 @@ class TfdsText:
         ~/tensorflow_datasets) if None.
       train_split: the split that is trained on; `{language}` in it stands for the language.
       validation_split: likewise for validation. None: held out from `train_split`.
-      validation_every: every so many documents of a shard, one is held out.
+      validation_every: one in so many documents is held out, chosen by a hash of its text.
       text_field: the feature that holds the text.
       on_bad_record: whether to 'raise' at a record that cannot be used, or to 'skip' it, in which
         case the reader of the corpus is told of it. The unreadable rest of a file is one record.
@@ -115,21 +119,34 @@ class TfdsText:
         records = self._read(builder, info, language, shard)
         if self.on_bad_record == "raise":
             records = raising(records, f"{self.name}.on_bad_record")
-        if self.validation_split:
-            return records
-        return select(records, split, self.validation_every)
+        if not self.validation_split:
+            records = hold_out(records, split, self._limit(language))
+        yield from records
 
-    def fingerprint(self) -> str:
-        """See `Corpus.fingerprint`; of the datasets' metadata, wherever they lie, and settings."""
-        metadata = []
+    def contents(self) -> dict[str, str]:
+        """See `Corpus.contents`; of the datasets' metadata, wherever they lie, and settings."""
+        found = {}
         for language in self.languages:
             for split in SPLITS:
                 builder, info = self._split(language, split)
                 files = (info.shard_lengths, info.num_bytes)
-                metadata.append((language, split, builder.info.full_name, info.name, *files))
+                found[f"{split}/{language}"] = digest(builder.info.full_name, info.name, *files)
         every = 0 if self.validation_split else self.validation_every
         settings = (self.text_field, every, self.on_bad_record, self.max_document_bytes)
-        return digest(type(self).__name__, metadata, settings)
+        return found | {"settings": json.dumps(settings)}
+
+    def fingerprint(self) -> str:
+        """See `Corpus.fingerprint`."""
+        return digest(type(self).__name__, self.contents())
+
+    def _limit(self, language: str) -> int:
+        """Below it lie the hashes of documents that are held out."""
+        builder, info = self._split(language, "train")
+        if info.num_bytes > SMALL_BYTES:
+            return hold_out_limit(self.validation_every)
+        every = range(info.num_shards)
+        records = (record for n in every for record in self._read(builder, info, language, n))
+        return exact_limit(records, self.validation_every)
 
     @functools.cached_property
     def _builders(self) -> dict[str, Any]:
@@ -173,6 +190,9 @@ class TfdsText:
                     limit = f"max_document_bytes = {self.max_document_bytes:,}"
                     problem = f"this text has {len(text):,} bytes, more than {limit}."
                     yield BadRecord(field, where, problem)
+                    continue
+                if b"\0" in text:
+                    yield BadRecord(field, where, "this text holds the character NUL.")
                     continue
                 try:
                     yield text.decode("utf-8")

@@ -49,6 +49,14 @@ class Union:
             shard -= shards
         raise IndexError(f"{language} has fewer shards")
 
+    def contents(self) -> dict[str, str]:
+        """See `Corpus.contents`; names say which corpus it is."""
+        return {
+            f"{number}/{name}": content
+            for number, corpus in enumerate(self.corpora)
+            for name, content in corpus.contents().items()
+        }
+
     def fingerprint(self) -> str:
         """See `Corpus.fingerprint`."""
         return digest(type(self).__name__, [corpus.fingerprint() for corpus in self.corpora])

@@ -130,6 +130,13 @@ class Objective(Protocol):
           max_specials: the most special tokens that any record holds.
         """
 
+    def original(self, *sizes: int) -> int:
+        """How many tokens a text has before noise, with the special ones around its segments.
+
+        Args:
+          *sizes: tokens of its segment, or of the two.
+        """
+
     def sentinels(self, payload: int) -> int:
         """The most sentinels that an example can need."""
 

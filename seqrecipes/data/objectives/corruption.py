@@ -107,6 +107,10 @@ class _Corruption:
             "decoder_target_tokens": target,
         }
 
+    def original(self, *sizes: int) -> int:
+        """See `Objective.original`."""
+        return self.bos + sum(sizes) + len(sizes)
+
     def sentinels(self, payload: int) -> int:
         """See `Objective.sentinels`."""
         return self._most_noise(payload)[1] + self.final_sentinel

@@ -127,6 +127,10 @@ class SpanDenoise:
             "decoder_target_tokens": length,
         }
 
+    def original(self, *sizes: int) -> int:
+        """See `Objective.original`."""
+        return sum(sizes) + 2
+
     def sentinels(self, payload: int) -> int:
         """None."""
         return 0

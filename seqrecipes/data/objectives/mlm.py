@@ -93,6 +93,10 @@ class _EncoderMasking(_Masking):
         """See `Objective.payload`."""
         return (length - 1) // self._segments - 1
 
+    def original(self, *sizes: int) -> int:
+        """See `Objective.original`."""
+        return 1 + sum(sizes) + len(sizes)
+
     def lengths(self, payload: int, max_specials: int) -> dict[str, int]:
         """See `Objective.lengths`."""
         selected = self._most_selected(self._segments * payload)
@@ -220,6 +224,10 @@ class PairMlm(_Masking):
     def payload(self, length: int) -> int:
         """See `Objective.payload`."""
         return length - 2
+
+    def original(self, *sizes: int) -> int:
+        """See `Objective.original`."""
+        return sum(sizes) + 2 * len(sizes)
 
     def lengths(self, payload: int, max_specials: int) -> dict[str, int]:
         """See `Objective.lengths`."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
+import hashlib
+import json
 import os
 import pickle
 import shutil
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from seqrecipes.data.corpora.corpus import BadRecord, all_documents, texts
 from seqrecipes.data.corpora.text_files import TextFiles
@@ -33,25 +38,127 @@ def read(corpus, split="train", language="en"):
     ]
 
 
-def test_every_so_many_documents_are_for_validation(tmp_path):
+def test_a_part_of_a_small_text_is_held_out(tmp_path):
     folder = write(tmp_path, x="\n".join(map(str, range(10))))
     corpus = TextFiles({"en": folder}, validation_every=4)
-    assert read(corpus, "validation") == [["3", "7"]]
-    assert read(corpus) == [["0", "1", "2", "4", "5", "6", "8", "9"]]
+    (held,), (trained,) = read(corpus, "validation"), read(corpus)
+    assert len(held) == 2, "one in four, rounded down"
+    assert [x for x in map(str, range(10)) if x not in held] == trained, "in their order"
+    for documents, every, expected in ((2, 100, 1), (1, 2, 0), (99, 100, 1), (300, 100, 3)):
+        folder = write(tmp_path / f"{documents}", x="\n".join(map(str, range(documents))))
+        corpus = TextFiles({"en": folder}, validation_every=every)
+        assert len(read(corpus, "validation")[0]) == expected
+        assert len(read(corpus)[0]) == documents - expected
+
+
+def test_a_part_of_a_large_text_is_held_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("seqrecipes.data.corpora.file_corpus.SMALL_BYTES", 10)
+    folder = write(tmp_path, x="\n".join(f"line {i}" for i in range(20_000)))
+    (held,) = read(TextFiles({"en": folder}, validation_every=10), "validation")
+    assert abs(len(held) - 2000) < 5 * (2000 * 0.9) ** 0.5
+    places = [int(text.split()[1]) for text in held]
+    assert stats.kstest(np.array(places) / 20_000, "uniform").pvalue > 1e-4
+    assert stats.chisquare(np.bincount(np.array(places) % 10)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_the_same_text_is_on_one_side_wherever_it_stands(tmp_path, monkeypatch, small):
+    """In other files, shards and languages, and however often; blank lines are on none."""
+    if not small:
+        monkeypatch.setattr("seqrecipes.data.corpora.file_corpus.SMALL_BYTES", 10)
+    lines = [f"line {i}" for i in range(400)]
+    for language in ("en", "de"):
+        for name in "ab":
+            write(tmp_path / language, **{name: "\n\n".join([*lines, *lines[::-1]])})
+    files = {x: str(tmp_path / x) for x in ("en", "de")}
+    corpus = TextFiles(files, validation_every=20, shard_bytes=1)
+    for language in ("en", "de"):
+        sides = {split: read(corpus, split, language) for split in ("train", "validation")}
+        held = {text for shard in sides["validation"] for text in shard}
+        assert 5 <= len(held) <= 50 and "" not in held
+        assert not held & {text for shard in sides["train"] for text in shard}
+        assert sides["validation"][0] == sides["validation"][1] != []
+        assert all(shard.count(text) == 2 for shard in sides["validation"] for text in held)
+    assert read(corpus, "validation", "en") == read(corpus, "validation", "de")
+
+
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_titles_and_bodies_are_both_held_out(tmp_path, every):
+    """Lines that alternate in any period; before, every so many lines were of one kind."""
+    text = "".join(f"title {i}\n\nbody {i}\n" for i in range(200))
+    (held,) = read(TextFiles({"en": write(tmp_path, x=text)}, validation_every=every), "validation")
+    kinds = [text.split()[0] for text in held]
+    assert len(held) == 400 // every
+    assert stats.binomtest(kinds.count("title"), len(kinds)).pvalue > 1e-4
 
 
 def test_shards_are_split_apart_from_each_other(tmp_path):
     folder = write(tmp_path, a="0\n1\n", b="2\n3\n4", c="5\n6\n", d="7\n")
     corpus = TextFiles({"en": folder}, validation_every=2, shard_bytes=5)
-    assert read(corpus) == [["0", "2", "4"], ["5", "7"]]
-    assert read(corpus, "validation") == [["1", "3"], ["6"]]
-    assert list(texts(corpus, "en", "validation")) == ["1", "3", "6"]
+    train, validation = read(corpus), read(corpus, "validation")
+    assert len(train) == len(validation) == 2
+    assert [sorted(a + b) for a, b in zip(train, validation, strict=True)] == [
+        list("01234"),
+        list("567"),
+    ]
+    assert list(texts(corpus, "en", "validation")) == validation[0] + validation[1]
+    assert len(validation[0] + validation[1]) == 4
+
+
+def test_nothing_is_held_out_of_files_with_files_for_validation(tmp_path):
+    train, valid = write(tmp_path / "t", x="1\n2\n3"), write(tmp_path / "v", x="3\n")
+    corpus = TextFiles({"en": train}, validation_every=2, validation_files={"en": valid})
+    assert (read(corpus), read(corpus, "validation")) == ([["1", "2", "3"]], [["3"]])
+
+
+LINKS = {
+    "the same folder": lambda folder: str(folder),
+    "a glob into it": lambda folder: f"{folder}/*.txt",
+    "a file of it": lambda folder: f"{folder}/x.txt",
+    "a roundabout path": lambda folder: f"{folder}/../{folder.name}",
+    "a link to it": lambda folder: link(folder.parent / "link", folder),
+    "a link to a file of it": lambda folder: link(folder.parent / "y.txt", folder / "x.txt"),
+    "a hard link": lambda folder: link(folder.parent / "z.txt", folder / "x.txt", hard=True),
+}
+
+
+def link(path, target, hard=False):
+    path.hardlink_to(target) if hard else path.symlink_to(target)
+    return str(path)
+
+
+@pytest.mark.parametrize("way", LINKS)
+def test_text_that_is_trained_on_is_not_validated_on(tmp_path, way):
+    write(tmp_path / "t", x="1\n2", y="3")
+    again = LINKS[way](tmp_path / "t")
+    with pytest.raises(UserError, match=r"validation_files\['en'\] = .*: is trained on too; take"):
+        TextFiles({"en": str(tmp_path / "t")}, validation_files={"en": again})
+    with pytest.raises(UserError, match=r"is (trained on|read as en) too"):
+        files = {"en": str(tmp_path / "t"), "de": write(tmp_path / "d", x="1")}
+        TextFiles(files, validation_files={"de": again})
+
+
+@pytest.mark.parametrize("way", LINKS)
+def test_text_is_of_one_language(tmp_path, way):
+    write(tmp_path / "t", x="1\n2", y="3")
+    again = LINKS[way](tmp_path / "t")
+    with pytest.raises(UserError, match=r"files\['en'\] = .*: is read as de too; name it for one"):
+        TextFiles({"de": again, "en": str(tmp_path / "t")})
+    TextFiles({"de": again, "en": str(tmp_path / "t")}, languages=("en",))
+
+
+def test_a_file_with_several_names_is_read_once(tmp_path):
+    write(tmp_path / "t", x="1\n2")
+    link(tmp_path / "t" / "soft.txt", tmp_path / "t" / "x.txt")
+    link(tmp_path / "t" / "zhard.txt", tmp_path / "t" / "x.txt", hard=True)
+    corpus = TextFiles({"en": [str(tmp_path / "t"), f"{tmp_path}/t/*.txt"]}, validation_every=2)
+    assert sorted(read(corpus)[0] + read(corpus, "validation")[0]) == ["1", "2"]
 
 
 def test_validation_files(tmp_path):
     train, valid = write(tmp_path / "t", x="1\n2\n3"), write(tmp_path / "v", x="4\n5", y="6")
     corpus = TextFiles(
-        {"en": train, "de": train},
+        {"en": train, "de": write(tmp_path / "d", x="1")},
         validation_every=2,
         validation_files={"en": valid},
         shard_bytes=1,
@@ -62,9 +169,9 @@ def test_validation_files(tmp_path):
 
 
 def test_languages_may_be_chosen(tmp_path):
-    folder = write(tmp_path, x="text")
-    files = {"en": folder, "de": folder, "gone": f"{tmp_path}/gone"}
-    corpus = TextFiles(files, languages=["en", "de"], validation_files={"de": folder, "en": folder})
+    folder, other, valid = (write(tmp_path / name, x="text") for name in "abc")
+    files = {"en": folder, "de": other, "gone": f"{tmp_path}/gone"}
+    corpus = TextFiles(files, languages=["en", "de"], validation_files={"de": valid})
     assert corpus.languages == ("de", "en")
     with pytest.raises(UserError) as error:
         TextFiles(files, languages=["fr", "en"])
@@ -75,9 +182,13 @@ def test_languages_may_be_chosen(tmp_path):
 def test_bad_records_are_skipped_once_and_in_place(tmp_path):
     folder = write(tmp_path, a=b"0\n\xff\n1\n2\n", b=b"\xff\n\xff\n", c="3\n4\n5\n")
     corpus = TextFiles({"en": folder}, validation_every=2, on_bad_record="skip")
-    assert read(corpus) == [["0", "a.txt:2", "2", "b.txt:1", "b.txt:2", "4"]]
-    assert read(corpus, "validation") == [["1", "3", "5"]]
-    assert list(texts(corpus, "en", "train")) == ["0", "2", "4"]
+    (trained,), (held,) = read(corpus), read(corpus, "validation")
+    bad = ["a.txt:2", "b.txt:1", "b.txt:2"]
+    assert [x for x in trained if ":" in x] == bad and not any(":" in x for x in held)
+    assert sorted([x for x in trained if ":" not in x] + held) == list("012345")
+    before = [x for x in "0" if x not in held]
+    assert trained[: len(before) + 1] == [*before, "a.txt:2"], "in the place of its line"
+    assert list(texts(corpus, "en", "train")) == [x for x in trained if ":" not in x]
 
 
 def test_bad_records_of_validation_files_belong_to_validation(tmp_path):
@@ -90,7 +201,7 @@ def test_bad_records_of_validation_files_belong_to_validation(tmp_path):
 def test_bad_records_are_errors_unless_skipped(tmp_path, split):
     folder = write(tmp_path, x=b"1\n2\n\xff\n")
     documents = TextFiles({"en": folder}, validation_every=2).documents("en", split, 0)
-    assert next(documents) == ("1" if split == "train" else "2")
+    assert next(documents) in ("1", "2")
     with pytest.raises(UserError) as error:
         next(documents)
     assert str(error.value) == (
@@ -106,15 +217,17 @@ def test_a_file_that_is_cut_off_does_not_end_the_shard(tmp_path, document):
     folder = write(tmp_path, a="a", c="c")
     corpus = TextFiles({"en": folder}, document=document, on_bad_record="skip")
     (found,) = read(corpus)
-    assert found[0] == "a" and found[-2:] == ["b.txt.gz", "c"] and "500" in found
+    places = {name: found.index(name) for name in ("b.txt.gz", "500")}
+    assert places["500"] < places["b.txt.gz"] >= len(found) - 2
     with pytest.raises(UserError, match=r"b\.txt\.gz': cannot be decompressed"):
         read(TextFiles({"en": folder}, document=document))
 
 
 def test_a_file_that_vanished_keeps_the_shards_of_the_others(tmp_path):
     folder = write(tmp_path, a="0\n1\n", b="2\n3\n", c="4\n")
-    raising = TextFiles({"en": folder}, shard_bytes=4)
-    skipping = TextFiles({"en": folder}, shard_bytes=4, on_bad_record="skip")
+    valid = {"en": write(tmp_path / "v", x="5")}
+    raising = TextFiles({"en": f"{folder}/*.txt"}, shard_bytes=4, validation_files=valid)
+    skipping = dataclasses.replace(raising, on_bad_record="skip")
     fingerprint = skipping.fingerprint()
     (tmp_path / "b.txt").unlink()
     assert read(skipping) == [["0", "1"], ["b.txt"], ["4"]]
@@ -122,7 +235,8 @@ def test_a_file_that_vanished_keeps_the_shards_of_the_others(tmp_path):
     assert list(raising.documents("en", "train", 0)) == ["0", "1"]
     with pytest.raises(UserError, match=r"b\.txt': cannot be read: No such file or directory"):
         list(raising.documents("en", "train", 1))
-    assert TextFiles({"en": folder}, shard_bytes=4).fingerprint() != raising.fingerprint()
+    again = TextFiles({"en": f"{folder}/*.txt"}, shard_bytes=4, validation_files=valid)
+    assert again.fingerprint() != raising.fingerprint()
 
 
 def test_files_without_text_are_no_errors(tmp_path):
@@ -137,10 +251,10 @@ def test_other_processes_see_the_same_corpus(tmp_path):
     corpus = TextFiles({"en": write(tmp_path, a="0\n1\n")}, validation_every=2)
     copy = pickle.loads(pickle.dumps(corpus))
     assert copy == corpus and copy.fingerprint() == corpus.fingerprint()
-    assert read(copy) == [["0"]]
+    assert read(copy) == read(corpus) and len(read(copy)[0]) == 1
 
 
-def test_fingerprint_stays_when_the_text_moves(tmp_path):
+def test_fingerprint_stays_when_the_text_moves_or_is_touched(tmp_path):
     folder = tmp_path / "old"
     write(folder, a="1\n2\n3")
     write(folder / "sub", a="4")
@@ -150,20 +264,23 @@ def test_fingerprint_stays_when_the_text_moves(tmp_path):
         return [TextFiles({"en": pattern}).fingerprint() for pattern in patterns]
 
     before = fingerprints(folder)
-    shutil.copytree(folder, tmp_path / "copy")  # keeps times
+    shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile)  # with new times
     assert fingerprints(tmp_path / "copy") == before
+    for path in folder.rglob("*.txt"):
+        os.utime(path, ns=(1, 1))
+    assert fingerprints(folder) == before
     shutil.move(folder, tmp_path / "new")
     assert fingerprints(tmp_path / "new") == before
 
 
 def test_fingerprint_changes_with_the_text_and_with_every_setting(tmp_path):
     folder = write(tmp_path / "x", a="1\n2\n3", b="4")
-    files = {"en": folder, "de": folder}
+    files = {"en": folder, "de": write(tmp_path / "d", a="5")}
     other = {
         "files": {"en": folder},
         "languages": ("en",),
         "validation_every": 7,
-        "validation_files": {"en": folder},
+        "validation_files": {"en": write(tmp_path / "v", a="6")},
         "on_bad_record": "skip",
         "max_document_bytes": 9,
         "shard_bytes": 1,
@@ -174,14 +291,44 @@ def test_fingerprint_changes_with_the_text_and_with_every_setting(tmp_path):
     prints = [corpus.fingerprint() for corpus in (TextFiles(files), *changed)]
     assert prints[0] == TextFiles(files).fingerprint()
     assert prints[1] == prints[2], "languages that are not read do not matter"
-    os.utime(f"{folder}/a.txt", ns=(1, 1))
-    prints.append(TextFiles(files).fingerprint())
-    write(tmp_path / "x", a="1\n2\n3\n")
-    os.utime(f"{folder}/a.txt", ns=(1, 1))
+    write(tmp_path / "x", a="1\n9\n3")  # as long as before
     prints.append(TextFiles(files).fingerprint())
     os.rename(f"{folder}/a.txt", f"{folder}/aa.txt")
     prints.append(TextFiles(files).fingerprint())
+    os.rename(f"{folder}/aa.txt", f"{folder}/c.txt")  # behind b.txt
+    prints.append(TextFiles(files).fingerprint())
     assert len(set(prints)) == len(prints) - 1
+
+
+def test_contents_name_files_and_settings(tmp_path):
+    write(tmp_path / "a", x="1\n")
+    write(tmp_path / "b", x="2\n")
+    corpus = TextFiles({"en": [str(tmp_path / "a"), str(tmp_path / "b")]})
+    contents = corpus.contents()
+    assert list(contents) == ["train/en/x.txt", "train/en/x.txt (2)", "settings"]
+    assert contents["train/en/x.txt (2)"] == hashlib.sha256(b"2\n").hexdigest()
+    assert json.loads(contents["settings"])["validation_every"] == 100
+
+
+@pytest.mark.parametrize("when", ["between the splits", "while it is read", "before it is read"])
+def test_text_that_changes_between_two_readings_is_noticed(tmp_path, when):
+    """Same size; what counts is what was read."""
+    folder = write(tmp_path, x="aaa\nbbb\nccc\n" * 30_000)
+    corpus = TextFiles({"en": folder}, validation_every=2)
+    if when == "before it is read":
+        corpus.fingerprint()
+        write(tmp_path, x="aaa\nddd\nccc\n" * 30_000)
+    if when == "between the splits":
+        list(corpus.documents("en", "train", 0))
+        write(tmp_path, x="aaa\nddd\nccc\n" * 30_000)
+    documents = corpus.documents("en", "validation", 0)
+    if when == "while it is read":
+        next(documents)
+        write(tmp_path, x="aaa\nddd\nccc\n" * 30_000)
+    with pytest.raises(
+        UserError, match=r"x\.txt': changed while it was read; leave the text alone"
+    ):
+        list(documents)
 
 
 @pytest.mark.parametrize(

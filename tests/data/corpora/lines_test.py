@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import random
+import tarfile
 import tracemalloc
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def test_one_item_for_every_line(tmp_path_factory, ending, data):
     for number, (line, item) in enumerate(zip(expected, found, strict=True), start=1):
         if len(line) > 5:
             problem = f"has {len(line)} bytes, more than max_document_bytes = 5"
+        elif b"\0" in line:
+            problem = "holds the character NUL"
         elif b"\xff" in line:
             problem = "is not valid UTF-8"
         else:
@@ -132,10 +135,38 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
                 raise OSError(5, "Input/output error")
             return super().readline(size)
 
-    monkeypatch.setattr(lines, "_open", lambda path: Failing(b"one\ntwo\n"))
+    file = make(tmp_path, "x.txt", b"one\ntwo\n")
+    monkeypatch.setattr(lines, "_open", lambda path, raw: Failing(b"one\ntwo\n"))
     found, record = read(file)
     assert found == ["one\n"]
     assert record.problem == "cannot be read after line 1: Input/output error."
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-16", "latin-1"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_other_encodings_are_no_text(tmp_path, encoding, ending):
+    """With and without a byte-order mark; every line of them that has letters."""
+    data = "the river rises\nwhen the snow melts in März\n".encode(encoding)
+    file = make(tmp_path, f"x.txt{ending}", gzip.compress(data) if ending else data)
+    found, record = read(file)
+    bad = [line for line in found if isinstance(line, BadRecord)]
+    assert record is None and len(bad) >= (1 if encoding == "latin-1" else 2)
+    for number, line in enumerate(found, start=1):
+        assert isinstance(line, BadRecord) or line in ("the river rises\n",)
+        if isinstance(line, BadRecord):
+            assert line.where.endswith(f":{number}") and "UTF-8" in line.problem
+
+
+def test_binary_files_are_no_text(tmp_path):
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("a"))
+    samples = {"tar": archive.getvalue(), "zeros": bytes(100), "numbers": bytes(range(256))}
+    samples["png"] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+    for name, data in samples.items():
+        found, _ = read(make(tmp_path, f"{name}.txt", data))
+        assert any(isinstance(line, BadRecord) for line in found)
+        assert not any("\0" in line for line in found if isinstance(line, str))
 
 
 def test_only_files_are_accepted(tmp_path):

@@ -30,6 +30,12 @@ def read(source, pair="de-en", split="train", **settings):
     ]
 
 
+@pytest.fixture(autouse=True)
+def nothing_held_out(monkeypatch):
+    """Files alone are looked at; what is held out of them is shown in file_corpus_test.py."""
+    monkeypatch.setattr("seqrecipes.data.corpora.file_corpus.exact_limit", lambda records, every: 0)
+
+
 @pytest.mark.parametrize("name", ["x.tsv", "x.tsv.gz"])
 def test_tab_separated(tmp_path, name):
     write(tmp_path, {name: "eins\tone\r\n zwei \t two\n\tthree\nvier\t\n"})
@@ -145,21 +151,19 @@ def test_a_side_that_vanished(tmp_path):
     assert bad.where == f"{tmp_path}/x.en" and good == ("2", "b")
 
 
-def test_shards_and_validation(tmp_path):
+def test_shards_and_validation(tmp_path, monkeypatch):
+    monkeypatch.undo()  # something is held out
     for name in "abc":
-        write(tmp_path, {f"{name}.de": "1\n2\n3\n", f"{name}.en": "1\n2\n3\n"})
-    settings = {"shard_bytes": 13, "validation_every": 2}
+        write(tmp_path, {f"{name}.de": "1\n2\n3\n4\n", f"{name}.en": "1\n2\n3\n\n"})
+    settings = {"shard_bytes": 16, "validation_every": 2}
     corpus = ParallelFiles({"de-en": str(tmp_path)}, **settings)
     assert corpus.parallel and corpus.shards("de-en", "train") == 2
-    train = [("1", "1"), ("3", "3")]
-    assert list(corpus.documents("de-en", "train", 1)) == train
-    assert list(corpus.documents("de-en", "train", 0)) == [*train, ("2", "2")]
-    assert read(str(tmp_path), split="validation", **settings) == [
-        ("2", "2"),
-        ("1", "1"),
-        ("3", "3"),
-        ("2", "2"),
-    ]
+    (held,) = set(corpus.documents("de-en", "validation", 1))
+    trained = [pair for pair in (("1", "1"), ("2", "2"), ("3", "3"), ("4", "")) if pair != held]
+    assert held[1], "a pair with an empty side has nothing to be validated on"
+    assert list(corpus.documents("de-en", "train", 1)) == trained
+    assert list(corpus.documents("de-en", "train", 0)) == trained * 2
+    assert read(str(tmp_path), split="validation", **settings) == [held] * 3
 
 
 def test_fingerprint_follows_both_sides(tmp_path):
@@ -172,7 +176,7 @@ def test_fingerprint_follows_both_sides(tmp_path):
     assert prints[0] == fingerprint()
     assert ParallelFiles({"de-en": f"{tmp_path}/a/x.en"}).fingerprint() == prints[0]
     for side in ("de", "en"):
-        os.utime(tmp_path / f"a/x.{side}", ns=(1, 1))
+        write(tmp_path, {f"a/x.{side}": "2"})
         prints.append(fingerprint())
     assert len(set(prints)) == 4
 

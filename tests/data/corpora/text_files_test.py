@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 
 import gin
 import pytest
@@ -15,6 +16,12 @@ from seqrecipes.errors import UserError
 
 def train(corpus, language="en"):
     return list(corpus.documents(language, "train", 0))
+
+
+@pytest.fixture(autouse=True)
+def nothing_held_out(monkeypatch):
+    """Files alone are looked at; what is held out of them is shown in file_corpus_test.py."""
+    monkeypatch.setattr("seqrecipes.data.corpora.file_corpus.exact_limit", lambda records, every: 0)
 
 
 def test_lines_of_several_files_in_order(tmp_path):
@@ -68,6 +75,8 @@ def test_json_lines(tmp_path):
         (b'{"text": 3}', "has a field 'text' that is no string."),
         (b'{"text": null}', "has a field 'text' that is no string."),
         (b'{"text": "\\ud800"}', "has a field 'text' with half a character (a lone surrogate)."),
+        (b'{"text": "a\\u0000b"}', "holds the character NUL"),
+        (b'{"text": "a\0b"}', "holds the character NUL"),
         (b"[" * 200_000, "is not usable JSON"),
         (b'{"n": ' + b"1" * 9_999 + b', "text": ""}', "is not usable JSON"),
         (
@@ -105,7 +114,8 @@ def test_a_folder_named_after_each_language(tmp_path):
         "pt_BR": f"{tmp_path}/pt_BR",
     }
     assert TextFiles(one_by_one).fingerprint() == corpus.fingerprint()
-    held_out = TextFiles(one_by_one, validation_files=str(tmp_path))
+    shutil.copytree(tmp_path / "de", tmp_path / "v" / "de")
+    held_out = TextFiles(one_by_one, validation_files=f"{tmp_path}/v")
     assert list(held_out.documents("de", "validation", 0)) == ["de/a.txt", "de/b/c.txt"]
 
 

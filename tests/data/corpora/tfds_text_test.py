@@ -93,6 +93,12 @@ class LittleTexts(tfds.core.GeneratorBasedBuilder):
             yield i, {"body": f"text {i}"}
 
 
+@pytest.fixture
+def nothing_held_out(monkeypatch):
+    """Of texts so small some would be read for the other split."""
+    monkeypatch.setattr("seqrecipes.data.corpora.tfds_text.exact_limit", lambda records, every: 0)
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -109,12 +115,15 @@ def test_wiki_reads_file_by_file_and_holds_documents_out(tmp_path: Path) -> None
 
     assert corpus.languages == ("de", "ta") and not corpus.parallel
     assert corpus.shards("de", "train") == corpus.shards("de", "validation") == 4
-    assert list(corpus.documents("ta", "validation", 0)) == [tamil[0][2]]
-    for shard, texts in enumerate(german):
-        held_out = texts[2::3]
-        assert list(corpus.documents("de", "validation", shard)) == held_out
-        rest = [text for text in texts if text not in held_out]
-        assert list(corpus.documents("de", "train", shard)) == rest
+    for language, shards in (("de", german), ("ta", tamil)):
+        every = []
+        for shard, texts in enumerate(shards):
+            held_out = list(corpus.documents(language, "validation", shard))
+            assert held_out == [text for text in texts if text in held_out]
+            rest = [text for text in texts if text not in held_out]
+            assert list(corpus.documents(language, "train", shard)) == rest
+            every += held_out
+        assert len(every) == sum(map(len, shards)) // 3
 
 
 def test_mc4_has_validation_splits_of_its_own(tmp_path: Path) -> None:
@@ -148,6 +157,7 @@ def test_shards_cover_what_tfds_wrote_once_and_in_order(tmp_path: Path) -> None:
     assert texts == [example["body"].decode() for example in tfds.as_numpy(whole)]
 
 
+@pytest.mark.usefixtures("nothing_held_out")
 def test_opens_no_other_file(tmp_path: Path) -> None:
     files = write_dataset(tmp_path, WIKI_DE, {"train": numbered(4, 5, 6)})
     files[0].unlink()
@@ -179,10 +189,10 @@ def test_reads_mocked_datasets(tmp_path: Path) -> None:
     policy = tfds.testing.MockPolicy.USE_FILES
     with tfds.testing.mock_data(num_examples=200, policy=policy, data_dir=str(tmp_path)):
         corpus = wiki(languages=["de"], validation_every=100)
-        train = list(corpus.documents("de", "train", 0))
-        assert len(train) == 198 and all(isinstance(text, str) and text for text in train)
+        train, held_out = (list(corpus.documents("de", s, 0)) for s in ("train", "validation"))
+        assert len(held_out) == 2 and all(isinstance(text, str) and text for text in train)
+        assert len(train) + len(set(held_out)) == len(set(train + held_out)) == 200
         assert list(corpus.documents("de", "train", 0)) == train
-        assert len(list(corpus.documents("de", "validation", 0))) == 2
 
 
 @pytest.mark.parametrize(
@@ -229,6 +239,7 @@ def _rewrite(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     return lambda path: path.write_bytes(change(path.read_bytes()))
 
 
+@pytest.mark.usefixtures("nothing_held_out")
 @pytest.mark.parametrize(
     ("damage", "good", "problem"),
     [
@@ -290,9 +301,11 @@ def test_bad_texts_are_no_documents_when_some_are_held_out(tmp_path: Path) -> No
     write_dataset(tmp_path, WIKI_DE, {"train": [["1", b"\xff", "2", "3", b"\xfe", "4"]]})
     corpus = wiki(["de"], data_dir=str(tmp_path), validation_every=2, on_bad_record="skip")
     train = list(corpus.documents("de", "train", 0))
-    assert [getattr(r, "where", r)[-1] for r in train] == ["1", "1", "3", "4"]
-    assert [type(r) for r in train] == [str, BadRecord, str, BadRecord]
-    assert list(corpus.documents("de", "validation", 0)) == ["2", "4"]
+    held_out = list(corpus.documents("de", "validation", 0))
+    assert len(held_out) == 2 and held_out == [text for text in "1234" if text in held_out]
+    expected = [t for t in ("1", "bad 1", "2", "3", "bad 4", "4") if t not in held_out]
+    found = [f"bad {r.where[-1]}" if isinstance(r, BadRecord) else r for r in train]
+    assert found == expected
 
 
 def test_wrong_descriptions_and_formats(tmp_path: Path) -> None:
