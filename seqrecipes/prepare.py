@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -167,4 +168,9 @@ def _verify(preparation: Preparation) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status:
+        # Beam's threads may wait for ever for a worker that is gone.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
