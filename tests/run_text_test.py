@@ -296,5 +296,6 @@ def test_the_command_refuses_other_text_than_it_began_with(folder, capsys, monke
     error = capsys.readouterr().err
     assert "was begun on other text (train/en/0.txt has other content); restore the text" in error
     go_on = {"PREPARED": repr(f"{folder}/run/data"), "VOCABULARY": repr(f"{vocabulary}/spm.model")}
+    sizes = {"CORPUS": "'text'", "VOCABULARY_SIZE": 50, "BATCH_SIZE": 8}
     with pytest.raises(Began):
-        main(*arguments(folder, **go_on))
+        main(*harness.arguments(folder / "run", **(sizes | go_on)))

@@ -153,7 +153,8 @@ def refuse_text(model_dir: Path, there: str, contents: Mapping[str, str]) -> NoR
     raise UserError(
         "MODEL_DIR",
         str(model_dir),
-        f"was begun on other text ({listed}); {ways}, or go on from what was packed: "
+        f"was begun on other text ({listed}); {ways}, or go on from what was packed, with "
+        "these in place of flags for text: "
         f"--gin.PREPARED=\"'{model_dir / 'data'}'\" "
         f"--gin.VOCABULARY=\"'{model_dir / 'vocabulary' / pieces.MODEL_NAME}'\"",
     )
