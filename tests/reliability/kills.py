@@ -13,6 +13,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import importlib
 import json
 import mmap
 import os
@@ -34,8 +35,8 @@ MOST_KILLS = 8  # of one run, which may end then
 _POLL = 0.002
 # What runs do, by the functions that do it: (module, class or "", function).
 ACTIVITIES = {
-    "vocabulary": ("seqrecipes.runner", "Run", "ensure_vocabulary"),
-    "packing": ("seqrecipes.runner", "Run", "blocks"),
+    "vocabulary": ("seqrecipes.data.vocabulary", "", "train_vocabulary"),
+    "packing": ("seqrecipes.data.preparation", "", "prepare_blocks"),
     "claim": ("seqrecipes.runner", "Run", "_claim"),
     "checkpoint": ("seqrecipes.training.checkpoints", "Checkpoints", "wait"),
     "restoring": ("seqrecipes.training.checkpoints", "Checkpoints", "restore"),
@@ -117,13 +118,9 @@ class Stage:
 
     def watch(self) -> None:
         """In the process: from now on the functions of `ACTIVITIES` say when they are at work."""
-        import importlib
-
         for number, name in enumerate(_NAMES):
             if name in ACTIVITIES:
-                module, owner, function = ACTIVITIES[name]
-                place = importlib.import_module(module)
-                self._wrap(getattr(place, owner) if owner else place, function, number)
+                self._wrap(*place_of(name), number)
 
     def _wrap(self, place: Any, function: str, number: int) -> None:
         true = getattr(place, function)
@@ -136,6 +133,13 @@ class Stage:
                 self._byte[0] = before
 
         setattr(place, function, wrapped)
+
+
+def place_of(activity: str) -> tuple[Any, str]:
+    """The module or class of an activity's function, and the function's name."""
+    module, owner, function = ACTIVITIES[activity]
+    place = importlib.import_module(module)
+    return getattr(place, owner) if owner else place, function
 
 
 @dataclasses.dataclass
@@ -350,7 +354,6 @@ def _ready() -> Iterator[pathlib.Path]:
 
 def _import_all() -> None:
     """All libraries, for all copies of this process."""
-    import importlib
     import pkgutil
 
     import seqio  # noqa: F401
