@@ -110,7 +110,8 @@ def test_command_measures_ours_and_names_what_is_missing(tmp_path: Path) -> None
     assert ("raw text", "SentencePiece encode(list)") in measured
     assert all(m["tokens_per_second"] > 0 for m in figures["measurements"])
     assert set(figures["seek_seconds"]) == {"0", "1000000", "1000000000000"}
-    assert figures["memory"]["mlm"]["batch"] == 4 * 4 * (512 + 77 + 77)
+    # Input, positions, targets, and how many tokens the text has.
+    assert figures["memory"]["mlm"]["batch"] == 4 * 4 * (512 + 77 + 77 + 1)
     installed = importlib.util.find_spec("transformers") is not None
     name = "Hugging Face, bare lists to NumPy"
     assert (("mlm", name) in measured) == installed
