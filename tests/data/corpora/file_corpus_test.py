@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seqrecipes.data.corpora.corpus import BadRecord, all_documents, texts
+from seqrecipes.data.corpora.corpus import BadRecord, all_documents, hold_out, texts
 from seqrecipes.data.corpora.text_files import TextFiles
 from seqrecipes.errors import UserError
 
@@ -80,6 +80,12 @@ def test_the_same_text_is_on_one_side_wherever_it_stands(tmp_path, monkeypatch, 
         assert sides["validation"][0] == sides["validation"][1] != []
         assert all(shard.count(text) == 2 for shard in sides["validation"] for text in held)
     assert read(corpus, "validation", "en") == read(corpus, "validation", "de")
+
+
+def test_documents_without_text_are_held_out_by_no_limit():
+    documents = ["", "a", ("a", ""), ("", ""), ("a", "b")]
+    assert list(hold_out(documents, "validation", 2**64)) == ["a", ("a", "b")]
+    assert list(hold_out(documents, "train", 2**64)) == ["", ("a", ""), ("", "")]
 
 
 @pytest.mark.parametrize("every", [2, 3, 4])
