@@ -175,7 +175,7 @@ def run(preparation: Preparation, options: PipelineOptions, tasks: str, dry_run:
             try:
                 pipeline.run().wait_until_finish()
             except (Exception, KeyboardInterrupt) as error:
-                if progress.stalled:
+                if progress.stalled or progress.gone:
                     raise progress.error() from None
                 raise _cause(error, options.get_all_options()["runner"]) from None
     preparation.finish()
@@ -213,34 +213,48 @@ class _Progress:
     """A bar of finished shards, from a look at the folder now and then.
 
     Where nothing in the folder changes for `_STALLED` seconds, a worker is gone and its runner
-    waits for it for ever: the pipeline is interrupted as by Ctrl-C, and `stalled` is set.
+    waits for it for ever: the pipeline is interrupted as by Ctrl-C, and `stalled` is set. So it is
+    soon after a worker process of this machine ended, of which a thread of Beam's tells (`gone`).
     """
 
     _EVERY = 1.0  # seconds
     _STALLED = 900.0
+    _GRACE = 10.0  # for Beam to find out itself that a worker is gone
 
     def __init__(self, preparation: Preparation, missing: Sequence[Shard]):
         self._preparation, self._total = preparation, len(missing)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
         self.stalled = False
+        self.gone = ""
+        self._hook = threading.excepthook
 
     def __enter__(self) -> _Progress:
+        self._hook, threading.excepthook = threading.excepthook, self._of_thread
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._done.set()
         self._thread.join()
+        threading.excepthook = self._hook
+
+    def _of_thread(self, what: threading.ExceptHookArgs) -> None:
+        """Keeps what a thread of Beam's says of a worker, and leaves out what follows from it."""
+        if "Worker subprocess exited" in str(what.exc_value):
+            self.gone = str(what.exc_value)
+        elif "rpc" not in type(what.exc_value).__name__.lower():
+            self._hook(what)
 
     def error(self) -> UserError:
-        """What to say of a pipeline that was interrupted because nothing happened."""
-        return UserError(
-            "--output",
-            str(self._preparation.folder),
-            f"nothing was written for {self._STALLED / 60:g} minutes, so a worker must be gone; "
-            "the same command does what is left",
+        """What to say of a pipeline that was interrupted because a worker is gone."""
+        problem = (
+            f"{self.gone} (killed, or out of memory?)"
+            if self.gone
+            else f"nothing was written for {self._STALLED / 60:g} minutes, so a worker must be gone"
         )
+        remedy = f"{problem}; the same command does what is left"
+        return UserError("--output", str(self._preparation.folder), remedy)
 
     def _watch(self) -> None:
         seen, since = self._state(), time.monotonic()
@@ -251,7 +265,7 @@ class _Progress:
                 bar.update(self._total - len(self._preparation.missing()) - bar.n)
                 if (now := self._state()) != seen:
                     seen, since = now, time.monotonic()
-                elif time.monotonic() - since > self._STALLED:
+                elif time.monotonic() - since > (self._GRACE if self.gone else self._STALLED):
                     self.stalled = True
                     # A signal, which wakes what waits; `_thread.interrupt_main` does not.
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

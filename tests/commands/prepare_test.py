@@ -201,6 +201,29 @@ def test_a_pipeline_in_which_nothing_happens_is_ended(run, tmp_path, monkeypatch
     assert status == 0, output
 
 
+def test_a_worker_process_that_ended_is_told_at_once(run, monkeypatch):
+    """As Beam tells it: an error of one of its threads, while the pipeline waits."""
+    from seqrecipes.data import beam as preparing
+
+    monkeypatch.setattr(preparing._Progress, "_EVERY", 0.05)
+    monkeypatch.setattr(preparing._Progress, "_GRACE", 0.3)
+
+    def waits(self, *args, **kwargs):
+        def worker():
+            raise RuntimeError("Worker subprocess exited with return code 137")
+
+        threading.Thread(target=worker).start()
+        threading.Event().wait(60)
+
+    monkeypatch.setattr(beam.Pipeline, "run", waits)
+    hook = threading.excepthook
+    status, output = run("--runner=DirectRunner")
+    assert status == 2 and threading.excepthook is hook
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "exited with return code 137 (killed, or out of memory?); the same command does" in line
+    assert "Traceback" not in output
+
+
 @pytest.mark.parametrize(
     "message, said",
     [
