@@ -77,11 +77,11 @@ def _execute(wanted: Protocol, where: Sequence[Mapping[str, str]], *, paper: boo
             print(f"{task}: learning rate {rate:g}")
     runs = wanted.runs(rates)
     failures = jobs.run(runs, where, title="runs")
-    finished = wanted.results
+    finished, shown = wanted.results, 0
     if any(job.done for job in runs):
-        shown = [str(finished), "--output", str(finished.parent)]
-        tables.main(shown + (["--paper"] if paper else []))
-    return 1 if failures else 0
+        flags = [str(finished), "--output", str(finished.parent)]
+        shown = tables.main(flags + (["--paper"] if paper else []))
+    return 1 if failures else shown
 
 
 if __name__ == "__main__":

@@ -29,8 +29,9 @@ folder = pathlib.Path(macros["MODEL_DIR"], str(seed))
 folder.mkdir(parents=True)
 (folder / "scores.json").write_text(json.dumps({{
     "task": folder.parent.parent.name, "model": macros["NAME"], "seed": seed, "learning_rate": peak,
-    "metric": metric, "best_step": 1, "validation": {{metric: 50 - 1000 * (peak - 0.03) ** 2}},
-    "scores": {{each: {{"f1": 60.0 + seed, "accuracy": 70.0}} for each in ("en", "de")}},
+    "language": "en", "metric": metric, "best_step": 1,
+    "validation": {{metric: 50 - 1000 * (peak - 0.03) ** 2}},
+    "scores": {{each: {{"f1": 60.0 + seed, "bleu": 30.0}} for each in ("en", "de")}},
     "argv": sys.argv}}))
 """
 
