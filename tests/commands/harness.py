@@ -50,12 +50,12 @@ MACROS = {
 
 
 def arguments(model_dir: pathlib.Path, **macros: object) -> list[str]:
-    """Arguments of `seqrecipes.train` for the two-stage recipe in a folder."""
+    """Arguments of `seqrecipes.train` for the two-stage recipe in a folder; None leaves one out."""
     values = MACROS | {"MODEL_DIR": repr(str(model_dir))} | macros
     return [
         "--gin_file=gin/2stage_unfrz.gin",
         "--gin_file=gin/demo.gin",
-        *(f"--gin.{name}={value}" for name, value in values.items()),
+        *(f"--gin.{name}={value}" for name, value in values.items() if value is not None),
     ]
 
 

@@ -23,6 +23,7 @@ def write_scores(
         "task": task,
         "model": model,
         "seed": seed,
+        "language": "en",
         "learning_rate": 3e-5,
         "metric": "f1",
         "best_step": 900,

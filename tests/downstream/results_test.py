@@ -46,7 +46,7 @@ def test_the_language_trained_on_is_left_out(tmp_path):
     assert "\n  de      f1 90.0" in text and "\n  avg-0s  f1 55.0" in text and "\n  en" not in text
     other = write_scores(tmp_path, by_language(en=1, de=1, fr=1), model="english", seed=1)
     (other / "scores.json").write_text(
-        (other / "scores.json").read_text().replace('"seed"', '"language": "fr", "seed"')
+        (other / "scores.json").read_text().replace('"language": "en"', '"language": "fr"')
     )
     with pytest.raises(UserError, match=r"'fr': is not the language that .* trained on \(en\)"):
         read(tmp_path)
@@ -115,7 +115,16 @@ def test_a_language_without_the_metric(tmp_path):
         assert str(run) in str(error.value)
 
 
-GOOD = json.dumps({"task": "t", "model": "m", "seed": 0, "learning_rate": 1, "scores": {"en": {}}})
+GOOD = json.dumps(
+    {
+        "task": "t",
+        "model": "m",
+        "seed": 0,
+        "language": "en",
+        "learning_rate": 1,
+        "scores": {"en": {}},
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +137,7 @@ GOOD = json.dumps({"task": "t", "model": "m", "seed": 0, "learning_rate": 1, "sc
         (GOOD.replace('"seed": 0', '"seed": "0"'), "is no seed"),
         (GOOD.replace('"model": "m", ', ""), "is no model"),
         (GOOD.replace('{"en": {}}', "{}"), "no language"),
-        (GOOD.replace('"seed": 0', '"seed": 0, "language": 3'), "is no language"),
+        (GOOD.replace('"en", ', "3, "), "is no language"),
         (GOOD.replace('{"en": {}}', '{"en": 3}'), "percentages as scores of en"),
         (GOOD.replace('{"en": {}}', '{"en": {"f1": "3"}}'), "percentages as scores of en"),
         (GOOD.replace('{"en": {}}', '{"en": {"f1": NaN}}'), "percentages as scores of en"),
