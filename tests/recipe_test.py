@@ -112,7 +112,7 @@ def test_tokens_are_those_of_the_text(tmp_path):
     stages = resolved_stages(small_recipe(), tmp_path)
     assert [stage.training.tokens_per_update for stage in stages] == [16 * 34, 16 * 34]
     config = stages[0].training.model.config
-    assert stages[0].training_units == training_units(config, [Phase(10)], 16 * 34)
+    assert stages[0].training_units == training_units(config, stages[0].training.spans, 544)
 
 
 def test_counts_of_a_phase_that_freezes_some_of_the_layers(tmp_path):

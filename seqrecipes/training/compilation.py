@@ -34,7 +34,7 @@ def kept(model_dir: pathlib.Path) -> Iterator[None]:
     chosen = jax.config.values["jax_compilation_cache_dir"]
     ours = model_dir.absolute() / FOLDER
     others = jax.config.values["jax_persistent_cache_enable_xla_caches"]
-    log.info("compiled programs are kept in %s", chosen or ours)
+    log.info("compiled programs are kept in %s", chosen or str(ours))
     if not chosen and jax.process_index() == 0:
         _remove_cut_off(ours)
     # XLA's own caches lie at places whose names would be part of every program's key: after our

@@ -123,8 +123,11 @@ def test_files_of_the_clone_are_found_from_anywhere(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     gin.clear_config()
-    assert protocol.main(["--gin_file=gin/protocol.gin", "--dry_run"]) == 0
-    assert "udpos: roberta_12e, " in capsys.readouterr().out
+    # The tasks' files are found; the models, which belong to this folder, are not.
+    assert protocol.main(["--gin_file=gin/protocol.gin", "--dry_run"]) == 2
+    captured = capsys.readouterr()
+    assert "udpos: roberta_12e, " in captured.out
+    assert "there is no runs/roberta_12e/roberta_12e" in captured.err
     gin.clear_config()
     with pytest.raises(UserError, match=r"here are: configs/\w+\.py, "):
         model_config.load("configs/nothing.py", size="mini", vocab_size=10)

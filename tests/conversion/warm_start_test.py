@@ -237,13 +237,13 @@ def test_wrong_kinds_vocabularies_and_names_are_refused():
         target_vocabulary="b",
         pieces=("ab", "bc"),
     )
-    fitting = r"a seq2seq model; choose one of encoder_to_seq2seq, encoder_to_seq2seq_copied$"
+    fitting = r"a seq2seq model; choose one of encoder_to_seq2seq, encoder_to_seq2seq_copied, or"
     with pytest.raises(UserError, match=fitting):
         check("identity", encoder, seq2seq)
     with pytest.raises(
         UserError, match=r"the source is an encoder, the target an encoder.*--set decoder_layers=N"
     ):
-        check("last_decoder_layers", encoder, encoder)
+        check("encoder_to_seq2seq", encoder, encoder)
     with pytest.raises(UserError, match="tie_head"):
         check("identity", seq2seq, dataclasses.replace(seq2seq, tie_head=False))
 

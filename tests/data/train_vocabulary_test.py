@@ -70,13 +70,17 @@ def test_trains_on_files(tmp_path, capsys):
         (["--gin.TextFiles.fils=3"], "--gin.TextFiles.fils"),
         (["--corpus=text", "--files=en=NEW/*"], "no such file or folder"),
         (["--size=20"], "vocabulary size = 20: too small"),
-        (["--alpha=2"], "alpha = 2.0"),
+        (["--alpha=2"], "--alpha = '2': must lie in [0, 1]"),
     ],
 )
 def test_mistakes_are_one_line_and_status_2(tmp_path, capsys, arguments, message):
     arguments = [each.replace("NEW", f"{tmp_path}/new") for each in arguments]
-    assert main(["--size=2000", f"--output={tmp_path}", *arguments]) == 2
+    try:
+        status = main(["--size=2000", f"--output={tmp_path}", *arguments])
+    except SystemExit as stop:  # a flag's value
+        status = stop.code
     captured = capsys.readouterr()
+    assert status == 2
     assert message in captured.err and captured.err.startswith("error: ")
     assert len(captured.err.splitlines()) == 1 and not captured.out
 
