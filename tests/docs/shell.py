@@ -121,6 +121,8 @@ def _make(line: str) -> tuple[int, str]:
         ["make", "-n", "-o", ".venv/.installed", "-f", str(ROOT / "Makefile"), target],
         capture_output=True,
         text=True,
+        # Of a `make test` that runs this: it would say which folder it enters.
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
     )
     if done.returncode or target == "test":
         return done.returncode, done.stdout + done.stderr
