@@ -250,7 +250,7 @@ def _parse_flag(name: str, value: str) -> None:
 
 
 def _named(error: BaseException, name: str = "", value: str = "") -> str:
-    """What is wrong with a binding, and what would be accepted."""
+    """The fault of a binding, with the values that would be accepted."""
     text = _first(error)
     if unknown := re.match(r"No configurable matching '(?:\w+/)*([\w.]+)'", text):
         return f"there is no {unknown[1]}{did_you_mean(unknown[1], CONFIGURABLES)}"
@@ -287,7 +287,7 @@ def _check_order(files: Sequence[str], changed: Sequence[dict[Key, str]], final:
 
 
 def _own(file: str, folders: Sequence[str]) -> list[Key]:
-    """What a file sets itself, without those that it includes."""
+    """The bindings of a file itself, without those of files that it includes."""
     path = next((p for each in folders if (p := pathlib.Path(each, file)).is_file()), None)
     if path is None:
         return []
@@ -324,7 +324,7 @@ def _text_of(file: str) -> str:
 
 
 def _read(root: str | None) -> Bindings:
-    """What the configuration says now, and what of it is read."""
+    """The bindings of now, with those that are read."""
     return Bindings(_text(), [*([root] if root else ROOTS), *LAZY, *_of_users()])
 
 

@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: argparse.Namespace, bindings: list[str]) -> str:
     configuration.quiet_tensorflow()
     from seqrecipes.data.tasks import import_tasks
-    from seqrecipes.downstream import places, scoring
+    from seqrecipes.downstream import places
     from seqrecipes.downstream.evaluation import FineTuned
+    from seqrecipes.folders import write_file
     from seqrecipes.training import reporting
 
     reporting.log_to_terminal(0)
@@ -72,7 +73,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> str:
     )
     if flags.output:
         content = {"checkpoint": str(tuned.folder), "split": flags.split, "scores": scores}
-        scoring.write(flags.output / "evaluation.json", json.dumps(content, indent=2) + "\n")
+        write_file(flags.output / "evaluation.json", json.dumps(content, indent=2) + "\n")
     width = max(map(len, scores))
     return "\n".join(
         f"{language:<{width}}  " + "  ".join(f"{name} {value:.2f}" for name, value in row.items())

@@ -1,4 +1,4 @@
-"""Names in output folders, files of the clone, folders that appear whole, and folders in use."""
+"""Names in output folders, files of the clone, what appears whole, and folders in use."""
 
 from __future__ import annotations
 
@@ -49,6 +49,17 @@ def check_writable(folder: str | pathlib.Path, field: str) -> None:
     except OSError as error:
         problem = error.strerror if there.is_dir() else f"{there} is a file"
         raise UserError(field, str(folder), f"cannot be written: {problem}") from error
+
+
+def write_file(file: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file whole or not at all, whenever the process or the machine stops."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.tmp")
+    with temporary.open("wb") as opened:
+        opened.write(content.encode() if isinstance(content, str) else content)
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(temporary, file)
 
 
 @contextlib.contextmanager

@@ -21,9 +21,9 @@ from seqrecipes import describe, identity, samples
 from seqrecipes import resolve as resolving
 from seqrecipes.config.recipe import Recipe, Stage
 from seqrecipes.conversion import warm_start
-from seqrecipes.downstream import probing, scoring
+from seqrecipes.downstream import probing
 from seqrecipes.errors import UserError
-from seqrecipes.folders import check_writable
+from seqrecipes.folders import check_writable, write_file
 from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.run_text import RunText
@@ -209,8 +209,8 @@ class Run:
         if jax.process_index() == 0:
             file = self.model_dir / RECIPE_FILE
             if not file.exists():
-                scoring.write(file, json.dumps(self._identity(resolved, packed), indent=2) + "\n")
-            scoring.write(self.model_dir / "config.gin", gin.config_str())
+                write_file(file, json.dumps(self._identity(resolved, packed), indent=2) + "\n")
+            write_file(self.model_dir / "config.gin", gin.config_str())
         _barrier("claimed")
 
     def _train(self, stage: ResolvedStage, blocks: Blocks) -> None:
@@ -237,8 +237,8 @@ class Run:
         first = jax.process_index() == 0
         if first:
             facts = describe.stage_facts(stage) | {"unigram_entropy": blocks.unigram_entropy()}
-            scoring.write(stage.folder / describe.STAGE_FILE, json.dumps(facts, indent=2) + "\n")
-            scoring.write(stage.folder / "model-info.txt", describe.model_info(stage))
+            write_file(stage.folder / describe.STAGE_FILE, json.dumps(facts, indent=2) + "\n")
+            write_file(stage.folder / "model-info.txt", describe.model_info(stage))
         _barrier(stage.stage.name)
 
         def writers(start: int) -> list[reporting.Writer]:

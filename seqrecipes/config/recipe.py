@@ -53,7 +53,7 @@ class Phase:
 
     @property
     def frozen(self) -> list[str]:
-        """What is frozen, for a person."""
+        """The frozen parameters as a person reads them: path expressions, and a range of layers."""
         count = self.frozen_encoder_layers
         return [*self.freeze, *([f"{LAYERS}[0:{count}]"] if count else [])]
 
@@ -225,7 +225,7 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
-    """What gin files call `train`.
+    """A pre-training to run: the configurable `train` of gin files.
 
     Attributes:
       recipe: what to train.

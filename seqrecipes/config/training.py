@@ -90,7 +90,7 @@ class AdamW:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """What is minimised: cross-entropy, with what is added to it.
+    """The function to be minimised: cross-entropy, with what is added to it.
 
     Attributes:
       label_smoothing: share of a target's probability that goes to all other ids alike (Szegedy et

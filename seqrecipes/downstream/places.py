@@ -14,8 +14,8 @@ from typing import Any
 
 import gin
 
-from seqrecipes.downstream import scoring
 from seqrecipes.errors import UserError
+from seqrecipes.folders import write_file
 
 FILE = "data.json"
 _FILES, _TFDS = "LabelledFiles.folder", "LabelledTfds.data_dir"
@@ -32,7 +32,7 @@ def write(run_dir: pathlib.Path) -> None:
     else:
         found = _absolute(folder)
     content = {_FILES: found, _TFDS: _absolute(LabelledTfds().data_dir)}
-    scoring.write(run_dir / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_file(run_dir / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def bind(run_dir: pathlib.Path) -> None:

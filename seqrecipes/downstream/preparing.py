@@ -21,11 +21,12 @@ from seqrecipes import identity, tree
 from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import Checkpointing
-from seqrecipes.downstream import checking, places, scoring
+from seqrecipes.downstream import checking, places
 from seqrecipes.downstream.scoring import Scorer
 from seqrecipes.downstream.sources import Source
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import OF_LOSS, Facts
+from seqrecipes.folders import write_file
 from seqrecipes.training import checkpoints, loop, optimizer
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Evaluation, LocalBatch, Training
@@ -167,10 +168,10 @@ class Prepared:
         # The best, the latest and the one that is being written.
         checkpoints.check_space(run_dir, 3 * 4 * (sum(sizes.values()) + 2 * trainable))
         text = json.dumps(self.identity(), indent=2, ensure_ascii=False)
-        scoring.write(run_dir / RUN_FILE, text + "\n")
-        scoring.write(run_dir / GIN_FILE, gin.config_str())
+        write_file(run_dir / RUN_FILE, text + "\n")
+        write_file(run_dir / GIN_FILE, gin.config_str())
         places.write(run_dir)
-        scoring.write(run_dir / VOCABULARY, self.source.vocabulary)
+        write_file(run_dir / VOCABULARY, self.source.vocabulary)
 
     def __str__(self) -> str:
         ours, training = self.finetuning, self.training(0)

@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from seqrecipes import folders
 from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.downstream import preparing, results, scoring, sources
 from seqrecipes.downstream.preparing import Batches, Prepared
-from seqrecipes.folders import SCORES_FILE
+from seqrecipes.folders import SCORES_FILE, locked, write_file
 from seqrecipes.training import checkpoints, compilation, environment, loop, reporting
 from seqrecipes.training.checkpoints import Checkpoints
 from seqrecipes.training.loop import Training
@@ -70,12 +69,12 @@ class Run:
             if checked:
                 checked()
             # Other seeds may begin in the same folder.
-            with folders.locked(self.model_dir, wait=True):
+            with locked(self.model_dir, wait=True):
                 prepared.claim(self.model_dir)
             log.info("%s", prepared)
             with compilation.kept(self.model_dir):
                 for seed in self.finetuning.seeds:
-                    with folders.locked(self._folder(seed)):
+                    with locked(self._folder(seed)):
                         self._execute(prepared, seed)
         return summary([self._scores(seed) for seed in self.finetuning.seeds])
 
@@ -157,7 +156,7 @@ class Run:
                 folder / scoring.PREDICTIONS,
             )
         content = scoring.content(prepared.facts, training.seed, step, validated, scores)
-        scoring.write(folder / SCORES_FILE, content)
+        write_file(folder / SCORES_FILE, content)
         log.info("seed %d: scored the checkpoint of step %s", training.seed, f"{step:,}")
 
 

@@ -6,7 +6,6 @@ Fine-tuning and `evaluate` share what is here, so that a checkpoint is scored al
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from seqrecipes import tree
 from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Facts
+from seqrecipes.folders import write_file
 from seqrecipes.models import ModelConfig, Seq2Seq
 from seqrecipes.models.decoding import make_generate
 from seqrecipes.training import partitioning as parts
@@ -174,7 +174,7 @@ def score_languages(
                 )
                 for text, prediction, reference in rows
             ]
-            write(folder / f"{language}.jsonl", "".join(f"{line}\n" for line in lines))
+            write_file(folder / f"{language}.jsonl", "".join(f"{line}\n" for line in lines))
     return scores
 
 
@@ -198,11 +198,3 @@ def content(
         "scores": scores,
     }
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-
-
-def write(file: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(temporary, file)

@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
-import os
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from seqrecipes.errors import UserError
+from seqrecipes.folders import write_file
 from seqrecipes.training.checkpoints import disk_errors
 
 LEDGER_FILE = "ledger.json"
@@ -154,13 +154,8 @@ class Ledger:
         if self._path is None:
             return
         text = json.dumps(content([*self._earlier, self._session], self._prices), indent=1)
-        temporary = self._path.with_suffix(".tmp")
         with disk_errors(self._path.parent):
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
+            write_file(self._path, text + "\n")
 
     def _of(self, phase: int) -> Spent:
         for spent in self._session.phases:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pathlib
 import sys
 import time
@@ -12,6 +11,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from tqdm import tqdm
+
+from seqrecipes.folders import write_file
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,7 @@ class JsonLines:
     def __init__(self, path: pathlib.Path, start: int):
         self._path = path
         kept = [row for row in read_metrics(path) if row["step"] <= start]
-        # Replaced in one go: a kill in between loses no line.
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
-        os.replace(temporary, path)
+        write_file(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Appends one line."""

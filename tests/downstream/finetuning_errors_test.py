@@ -11,10 +11,10 @@ import gin
 import pytest
 
 from seqrecipes.config.training import AdamW
-from seqrecipes.downstream import scoring
 from seqrecipes.downstream.evaluation import FineTuned
 from seqrecipes.downstream.runs import Run
 from seqrecipes.errors import UserError
+from seqrecipes.folders import write_file
 from seqrecipes.training import loop
 from tests.downstream import tiny_runs
 
@@ -145,5 +145,5 @@ def test_a_fine_tuned_checkpoint_is_no_source(done: Any, tmp_path: pathlib.Path)
 
 
 def test_an_unfinished_scoring_is_not_taken_for_scores(tmp_path: pathlib.Path) -> None:
-    scoring.write(tmp_path / "a" / "scores.json", "{}")
+    write_file(tmp_path / "a" / "scores.json", "{}")
     assert [each.name for each in (tmp_path / "a").iterdir()] == ["scores.json"]
