@@ -153,7 +153,7 @@ def _writer(flags: argparse.Namespace) -> Writer:
     """The model, its vocabulary and the search that the flags ask for.
 
     Raises:
-      UserError: there is no such model, or it cannot write.
+      UserError: there is no such model, it cannot write, or JAX is set to other arithmetic.
     """
     from seqrecipes import hugging_face, models
     from seqrecipes.config.finetuning import Search
@@ -163,8 +163,9 @@ def _writer(flags: argparse.Namespace) -> Writer:
     from seqrecipes.conversion.hf.vocabulary import read_vocabulary
     from seqrecipes.data import pieces
     from seqrecipes.downstream.writing import Writer
-    from seqrecipes.training import checkpoints
+    from seqrecipes.training import checkpoints, environment
 
+    environment.check()
     folder, partitioning = flags.checkpoint, Partitioning()
     theirs = (folder / "config.json").is_file()
     if theirs:

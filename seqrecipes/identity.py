@@ -177,7 +177,7 @@ def _defaults(cls: type, *left_out: str) -> dict[str, Any]:
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:
-    """The recipe of a run's folder.
+    """What a run's folder says that it is for.
 
     Raises:
       UserError: the file is damaged.
@@ -185,5 +185,5 @@ def read(file: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        remedy = f"cannot be read ({error}); remove the file: the checkpoints have the recipe too"
+        remedy = f"cannot be read ({error}); remove the file: the checkpoints say the same"
         raise UserError("MODEL_DIR", str(file), remedy) from error

@@ -14,6 +14,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -47,6 +48,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 # However small and quick to compile: tests repeat the same small programs.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# As from a terminal: what is started in the background may be told to ignore Ctrl-C, and what it
+# starts in turn too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tracing makes many objects and few cycles: the usual 700 cost a quarter of its time.
 gc.set_threshold(100_000, 10, 10)
 

@@ -13,7 +13,7 @@ from seqrecipes.downstream.scoring import Scorer
 from seqrecipes.errors import UserError
 from seqrecipes.finetuning import Facts
 from seqrecipes.models import ModelConfig
-from seqrecipes.training import checkpoints
+from seqrecipes.training import checkpoints, environment
 
 if TYPE_CHECKING:
     from seqrecipes.data.labelled.records import LabelledSplit
@@ -26,10 +26,11 @@ class FineTuned:
       path: a seed's folder, or one of its checkpoints.
 
     Raises:
-      UserError: it is none.
+      UserError: it is none, or JAX is set so that scores would differ.
     """
 
     def __init__(self, path: str):
+        environment.check()
         self.folder = checkpoints.find(path, field="--checkpoint")
         self.metadata = checkpoints.read_metadata(self.folder)
         self.facts = Facts.of_checkpoint(self.metadata, field="--checkpoint", value=path)

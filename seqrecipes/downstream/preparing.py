@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from seqrecipes.data.vocabulary import Vocabulary
 
 RUN_FILE, GIN_FILE = "finetuning.json", "config.gin"
+IDENTITY = "identity"  # its name in a checkpoint's metadata
 VOCABULARY = pathlib.Path("vocabulary", "spm.model")
 # These change speed or what is shown, or belong to one of several runs in the folder.
 _FREE = ("seeds", "partitioning", "log_every", "logits_tile", "skip_nonfinite")
@@ -145,14 +146,14 @@ class Prepared:
     def check_folder(self, run_dir: pathlib.Path) -> None:
         """Refuses a folder that holds another fine-tuning.
 
+        Where the folder does not say what it is for, its seeds' checkpoints do.
+
         Raises:
           UserError: names every value that differs.
         """
         file = run_dir / RUN_FILE
-        if not file.exists():
-            return
-        there = json.loads(file.read_text("utf-8"))
-        if changed := identity.differences(there, self.identity(), "Finetuning"):
+        there = identity.read(file) if file.exists() else _of_checkpoints(run_dir)
+        if there and (changed := identity.differences(there, self.identity(), "Finetuning")):
             raise UserError(
                 "MODEL_DIR",
                 str(run_dir),
@@ -296,3 +297,13 @@ def _check_metric(prepared: Prepared) -> None:
             prepared.finetuning.metric,
             f"{prepared.finetuning.set} has {', '.join([*known, *also])}",
         )
+
+
+def _of_checkpoints(run_dir: pathlib.Path) -> dict[str, Any] | None:
+    """The identity that the first seed with a checkpoint was trained under."""
+    for folder in sorted(run_dir.glob("*")):
+        if checkpoints.latest_step(folder) is not None:
+            return checkpoints.read_metadata(checkpoints.find(folder, field="MODEL_DIR")).get(
+                IDENTITY
+            )
+    return None

@@ -130,6 +130,7 @@ class Run:
                 "finetuning": dataclasses.replace(prepared.facts, seed=seed).to_dict(),
                 "converted_from": str(prepared.source.folder),
                 "conversion": f"fine-tuning on {self.finetuning.set}",
+                preparing.IDENTITY: prepared.identity(),
             },
             writers=functools.partial(_writers, folder),
             evaluation=prepared.evaluation(training, prepared.validation),

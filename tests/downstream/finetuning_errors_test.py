@@ -113,6 +113,15 @@ def test_a_folder_of_another_fine_tuning_is_refused(done: Any) -> None:
     other = dataclasses.replace(job, optimizer=AdamW(peak=2e-2, warmup_steps=1, floor=0.0))
     with pytest.raises(UserError, match=r"optimizer\.peak: 0\.01 there, 0\.02 now"):
         Run(other, str(run_dir)).execute()
+    said = run_dir / "finetuning.json"
+    content = said.read_text("utf-8")
+    said.unlink()  # the checkpoints say it too
+    with pytest.raises(UserError, match=r"optimizer\.peak: 0\.01 there, 0\.02 now"):
+        Run(other, str(run_dir)).execute()
+    said.write_text(content[:40])
+    with pytest.raises(UserError, match=r"finetuning\.json.*cannot be read"):
+        Run(job, str(run_dir)).execute()
+    said.write_text(content)
     # More seeds are the same fine-tuning.
     assert (
         "seed 7: at step 0"

@@ -183,7 +183,9 @@ def test_what_is_missing_is_refused_with_the_step_to_go_on_from(two_steps, tmp_p
         read_all(folder)
 
 
-def test_checkpoints_without_checksums_are_read_and_later_formats_refused(two_steps, monkeypatch):
+def test_checkpoints_without_checksums_are_read_and_later_formats_refused(
+    two_steps, monkeypatch, caplog
+):
     def without(metadata, arrays):
         return dict(metadata)
 
@@ -198,6 +200,7 @@ def test_checkpoints_without_checksums_are_read_and_later_formats_refused(two_st
         saved.wait()
         if step == 3:
             jax.tree.map(np.testing.assert_array_equal, saved.restore(3, like), state_of(3))
+            assert "params: written before checkpoints had checksums" in caplog.text
     with pytest.raises(UserError, match="a later version"):
         saved.restore(4, like)
     saved.close()
