@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -170,6 +171,7 @@ def _arrays(step: pathlib.Path) -> dict[str, str]:
     import numpy as np
     import orbax.checkpoint as ocp
 
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it misses a file that items never have
     found = {}
     for item in ("params", "optimizer"):
         if not (step / item).is_dir():
