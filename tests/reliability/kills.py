@@ -54,7 +54,9 @@ _NAMES = ["start and end", *ACTIVITIES]
 class Forked:
     """Stands for subprocess.Popen of `python -m seqrecipes.finetune`: a copy of this process."""
 
-    def __init__(self, command: Sequence[str], *, stdout: Any, env: Any, preexec_fn: Any, **_: Any):
+    def __init__(
+        self, arguments: Sequence[str], *, stdout: Any, env: Any, preexec_fn: Any, **_: Any
+    ):
         self.returncode: int | None = None
         self._pid = os.fork()
         if self._pid == 0:
@@ -62,7 +64,7 @@ class Forked:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             os.environ.update(env)
-            _become(lambda: _command("finetune")(command[3:]), stdout.fileno())
+            _become(lambda: command("finetune")(arguments[3:]), stdout.fileno())
 
     def poll(self) -> int | None:
         if self.returncode is None:
@@ -79,7 +81,8 @@ class Forked:
             time.sleep(_POLL)
 
 
-def _command(name: str) -> Callable[[Sequence[str]], int]:
+def command(name: str) -> Callable[[Sequence[str]], int]:
+    """The main function of a command, with nothing configured yet."""
     import gin
 
     gin.clear_config()
@@ -176,7 +179,7 @@ def start(
 
         jobs.subprocess.Popen = Forked
         stage.watch()
-        _become(lambda: _command(scene.name)(scene.arguments(shared, folder)), output)
+        _become(lambda: command(scene.name)(scene.arguments(shared, folder)), output)
     os.close(output)
     times: dict[str, float] = collections.defaultdict(float)
     last = begin

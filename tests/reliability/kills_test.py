@@ -7,6 +7,7 @@ import pathlib
 
 import pytest
 
+from tests.downstream import tiny_runs
 from tests.reliability import kills, scenes
 
 
@@ -19,6 +20,17 @@ def test_what_kills_are_aimed_at_is_there(activity: str) -> None:
 def test_scenes_aim_at_what_can_be_seen() -> None:
     for scene in scenes.SCENES.values():
         assert set(scene.activities) <= kills.ACTIVITIES.keys()
+
+
+@pytest.mark.parametrize("scene", scenes.SCENES.values(), ids=scenes.SCENES.keys())
+def test_scenes_can_be_started(
+    scene: scenes.Scene, vocabulary: bytes, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_runs.write_udpos(tmp_path / scenes.DATA)
+    tiny_runs.checkpoint(tmp_path / scenes.ENCODER, vocabulary)
+    monkeypatch.chdir(kills.ROOT)
+    arguments = scene.arguments(tmp_path, tmp_path / "run")
+    assert kills.command(scene.name)([*arguments, "--dry_run"]) == 0
 
 
 def written(folder: pathlib.Path, loss: float, speed: float, repeated: int) -> pathlib.Path:

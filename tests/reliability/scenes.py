@@ -76,13 +76,14 @@ class Scene:
 
     def arguments(self, shared: pathlib.Path, folder: pathlib.Path) -> list[str]:
         """Of the command, with the folder as its MODEL_DIR."""
-        paths = {"MODEL_DIR": str(folder), "LABELLED_FILES": str(shared / DATA)}
+        encoder, data = str(shared / ENCODER), {"LABELLED_FILES": str(shared / DATA)}
+        own: dict[str, object] = dict(data)
         if self.name == "finetune":
-            paths["CHECKPOINT"] = str(shared / ENCODER)
-        own: dict[str, object] = {}
+            own["CHECKPOINT"] = encoder
         if self.name == "protocol":
-            own["protocol.models"] = {"tiny": str(shared / ENCODER)}
-        values = self.macros | paths | own
+            macros = TUNE | data
+            own = {"protocol.models": {"tiny": encoder}, "protocol.macros": macros}
+        values = self.macros | own | {"MODEL_DIR": str(folder)}
         return [
             *(f"--gin_file={file}" for file in self.files),
             *(f"--gin.{name}={value!r}" for name, value in values.items()),
@@ -123,8 +124,6 @@ SCENES = {
                 "LEARNING_RATES": [1e-3, 1e-2],
                 "GIN_FILES": ["gin/finetune/demo.gin"],
                 "protocol.tasks": {"udpos": []},
-                "protocol.macros": {k: v for k, v in TUNE.items() if k != "LANGUAGES"}
-                | {"LANGUAGES": ["en", "de"]},
             },
             ("jobs",),
         ),
