@@ -21,10 +21,12 @@ import pathlib
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -177,7 +179,8 @@ def start(
             jax.config.update("jax_compilation_cache_dir", None)
         from seqrecipes.downstream import jobs
 
-        jobs.subprocess.Popen = Forked
+        # Its own alone: others start real commands.
+        jobs.subprocess = types.SimpleNamespace(Popen=Forked, STDOUT=subprocess.STDOUT)
         stage.watch()
         _become(lambda: command(scene.name)(scene.arguments(shared, folder)), output)
     os.close(output)
