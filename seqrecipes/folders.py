@@ -24,6 +24,8 @@ SCORES_FILE = "scores.json"
 PREDICTIONS_FILE = "predictions.json"
 # Of a folder in use; it stays, and says who used it last.
 LOCK_FILE = ".lock"
+# How names of what is being written end; they begin with a dot.
+UNFINISHED = ".tmp"
 # What the package is used from: gin/, configs/ and tasks/ lie beside it.
 CLONE = pathlib.Path(__file__).resolve().parents[1]
 
@@ -54,12 +56,18 @@ def check_writable(folder: str | pathlib.Path, field: str) -> None:
 def write_file(file: pathlib.Path, content: str | bytes) -> None:
     """Writes a file whole or not at all, whenever the process or the machine stops."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
+    temporary = file.with_name(f".{file.name}{UNFINISHED}")
     with temporary.open("wb") as opened:
         opened.write(content.encode() if isinstance(content, str) else content)
         opened.flush()
         os.fsync(opened.fileno())
     os.replace(temporary, file)
+
+
+def tidy(folder: pathlib.Path) -> None:
+    """Removes what a kill left half-written; only for a process that alone writes there."""
+    for left in folder.glob(f".*{UNFINISHED}"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextlib.contextmanager
@@ -72,7 +80,7 @@ def whole_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     if folder.exists():
         raise UserError("OUT_DIR", str(folder), "exists already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = pathlib.Path(tempfile.mkdtemp(UNFINISHED, f".{folder.name}-", folder.parent))
     try:
         yield temporary
         temporary.chmod(0o755)  # mkdtemp's own is private
@@ -116,6 +124,7 @@ def locked(folder: pathlib.Path, *, wait: bool = False) -> Iterator[None]:
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         who = f"process {os.getpid()} on {socket.gethostname()} since {now}"
         file.write_text(who + "\n", "utf-8")
+        tidy(folder)
         yield
     finally:
         lock.release()

@@ -13,7 +13,6 @@ import json
 import logging
 import pathlib
 import re
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,8 +91,6 @@ def export_stage(stage_dir: pathlib.Path, *, vocabulary: str) -> None:
     """Exports a finished stage into `hf/` of its folder, where that was not done before."""
     output = stage_dir / "hf"
     if not output.exists():
-        for cut_off in stage_dir.glob(".hf-*"):  # by a kill
-            shutil.rmtree(cut_off)
         checkpoint = checkpoints.find(stage_dir, field="MODEL_DIR")
         log.info(export_checkpoint(checkpoint, output, vocabulary=vocabulary))
 

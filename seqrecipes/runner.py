@@ -23,7 +23,7 @@ from seqrecipes.config.recipe import Recipe, Stage
 from seqrecipes.conversion import warm_start
 from seqrecipes.downstream import probing
 from seqrecipes.errors import UserError
-from seqrecipes.folders import check_writable, write_file
+from seqrecipes.folders import check_writable, tidy, write_file
 from seqrecipes.recipe import RECIPE_FILE
 from seqrecipes.resolve import ResolvedStage
 from seqrecipes.run_text import RunText
@@ -167,6 +167,9 @@ class Run:
             for index, stage in enumerate(resolved):
                 if chosen not in (None, index):
                     continue
+                if not stage.shared and jax.process_index() == 0:
+                    tidy(stage.folder)
+                    checkpoints.discard(stage.folder)
                 if stage.finished and (stage.shared or not self._probes_left(stage)):
                     log.info("%s: finished already, skipped", stage.stage.name)
                 else:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from seqrecipes import tree
 from seqrecipes.config.finetuning import Search
-from seqrecipes.folders import PREDICTIONS_FILE
+from seqrecipes.folders import PREDICTIONS_FILE, write_file
 from seqrecipes.models import Seq2Seq
 from seqrecipes.models.decoding import make_generate
 from seqrecipes.training import checkpoints
@@ -65,9 +65,7 @@ def write(
     samples = predict(training, mesh, params, stream, vocabulary, count)
     if jax.process_index() == 0:
         content = json.dumps([each._asdict() for each in samples], indent=2, ensure_ascii=False)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(content + "\n", "utf-8")
-        temporary.replace(file)
+        write_file(file, content + "\n")
 
 
 def predict(

@@ -61,3 +61,18 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     with folders.locked(tmp_path):
         pass
     assert "cannot be locked" in caplog.text
+
+
+def test_a_file_is_whole_or_what_it_was_and_nothing_is_left_of_a_kill(tmp_path, monkeypatch):
+    file = tmp_path / "said.json"
+    folders.write_file(file, "before")
+
+    def killed(*args):
+        raise InterruptedError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(os, "replace", killed)
+        folders.write_file(file, "after")
+    assert file.read_text("utf-8") == "before"
+    with folders.locked(tmp_path):
+        assert {each.name for each in tmp_path.iterdir()} == {"said.json", folders.LOCK_FILE}

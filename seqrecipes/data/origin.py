@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +17,7 @@ from seqrecipes.data import pieces
 from seqrecipes.data.blocks import MANIFEST
 from seqrecipes.data.corpora.corpus import Corpus
 from seqrecipes.errors import UserError
+from seqrecipes.folders import tidy, write_file
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,11 @@ class RunVocabulary:
     def ensure(self) -> None:
         """Puts it into the folder: trained, after writing what from, or copied."""
         target = self.folder / pieces.MODEL_NAME
+        tidy(self.folder)
         if target.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.path != target:
-            shutil.copyfile(self.path, target.with_suffix(".tmp")).replace(target)
+            write_file(target, self.path.read_bytes())
         else:
             self._train(dict(self.settings or {}))
 
@@ -99,9 +99,7 @@ class RunVocabulary:
             "training a vocabulary of %s ids, %s of them sentinels", f"{size:,}", self.sentinels
         )
         text = {"sentinels": self.sentinels, "corpus_fingerprint": corpus.fingerprint()}
-        temporary = self.folder / f"{ORIGIN_FILE}.tmp"
-        temporary.write_text(json.dumps(settings | text, indent=1) + "\n", "utf-8")
-        temporary.replace(self.folder / ORIGIN_FILE)
+        write_file(self.folder / ORIGIN_FILE, json.dumps(settings | text, indent=1) + "\n")
         train_vocabulary(
             sample_texts(corpus, settings["smoothing"]),
             size,

@@ -24,6 +24,7 @@ from seqrecipes.data.objectives.base import Specials
 from seqrecipes.data.order import language_shares
 from seqrecipes.data.pieces import FIRST_PIECES, MODEL_NAME, last_pieces
 from seqrecipes.errors import UserError
+from seqrecipes.folders import UNFINISHED
 
 _MAX_SENTENCE_BYTES = 4000
 _NUM_THREADS = 2  # results depend on it, so it is not taken from the machine
@@ -143,7 +144,7 @@ def train_vocabulary(
     if target.exists():
         raise UserError("--output", str(output_dir), f"has a {MODEL_NAME}; choose another folder.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vocabulary-") as folder:
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".", suffix=UNFINISHED) as folder:
         prefix = Path(folder) / "model"
         try:
             sentencepiece.SentencePieceTrainer.train(

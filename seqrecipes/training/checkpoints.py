@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "checkpoints"
 TEMPORARY = ".orbax-checkpoint-tmp"
+# Checkpoints that go: renamed at once, so that a kill leaves no half of one under a step's name.
+REMOVED = ".removed"
 # Version of what metadata says; a new field has a default and needs no new version.
 FORMAT = 1
 
@@ -54,6 +56,7 @@ class Checkpoints:
     def __init__(self, stage_dir: pathlib.Path, policy: Checkpointing):
         self._stage_dir, self._dir = stage_dir, stage_dir.absolute() / FOLDER
         integrity.check_complete(self._dir)
+        discard(stage_dir)
         if policy.best:
             self._check_metrics()
         for partial in unfinished(stage_dir):
@@ -78,6 +81,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
                 cleanup_tmp_directories=True,
+                todelete_subdir=REMOVED,
                 **ranking,
             ),
         )
@@ -120,6 +124,7 @@ class Checkpoints:
             raise UserError("Checkpointing.best", self._metric, f"validation gives {known}")
         if step == self.latest():
             return
+        self._settle()
         items = {"params": state.params, "optimizer": state.optimizer}
         checksums = {name: integrity.of_tree(values) for name, values in items.items()}
         written = (
@@ -165,8 +170,13 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, then releases the threads."""
-        self.wait()
+        self._settle()
         self._manager.close()
+
+    def _settle(self) -> None:
+        # Nothing is renamed any more, and there is room for the next.
+        self.wait()
+        discard(self._stage_dir)
 
 
 @contextlib.contextmanager
@@ -191,6 +201,12 @@ def disk_errors(directory: pathlib.Path) -> Iterator[None]:
 def latest_step(stage_dir: pathlib.Path) -> int | None:
     """Step of the latest complete checkpoint of a stage's folder, without opening it."""
     return max(integrity.complete_steps(stage_dir / FOLDER), default=None)
+
+
+def discard(stage_dir: pathlib.Path) -> None:
+    """Deletes the checkpoints of a stage's folder that are kept no longer."""
+    if jax.process_index() == 0:
+        shutil.rmtree(stage_dir / FOLDER / REMOVED, ignore_errors=True)
 
 
 def unfinished(stage_dir: pathlib.Path) -> list[pathlib.Path]:

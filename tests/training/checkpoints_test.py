@@ -110,6 +110,26 @@ def test_saving_goes_on_while_the_next_update_overwrites_the_state(tmp_path, mon
     np.testing.assert_array_equal(checkpoints.read_leaf(folder, "w"), before)
 
 
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(tmp_path, monkeypatch):
+    def cut_off(folder, *args, **kwargs):
+        for file in pathlib.Path(folder).rglob("_CHECKPOINT_METADATA"):
+            file.unlink()
+            raise InterruptedError("killed")
+
+    saved = checkpoints.Checkpoints(tmp_path, Checkpointing(keep=1))
+    saved.save(1, state_of(1), {})
+    saved.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", cut_off)
+        with pytest.raises(InterruptedError):
+            saved.save(2, state_of(2), {})
+            saved.close()
+    again = checkpoints.Checkpoints(tmp_path, Checkpointing(keep=1))
+    assert again.latest() == 2
+    again.close()
+    assert [each.name for each in (tmp_path / "checkpoints").iterdir()] == ["2"]
+
+
 def state_of(step: int) -> TrainState:
     """A state of other values at every step, with a leaf of two dimensions and a scalar."""
     leaf = jnp.arange(600, dtype=jnp.float32).reshape(20, 30) * step
