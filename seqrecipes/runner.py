@@ -122,6 +122,7 @@ class Run:
     def describe(self) -> str:
         """Checks everything that needs no training; the resolved recipe in words."""
         resolved = self._checked()
+        self.text.vocabulary().rehearse()
         trained = self.text.vocabulary_path.exists()
         return describe.resolved_recipe(
             self.recipe,

@@ -299,3 +299,10 @@ def test_the_command_refuses_other_text_than_it_began_with(folder, capsys, monke
     sizes = {"CORPUS": "'text'", "VOCABULARY_SIZE": 50, "BATCH_SIZE": 8}
     with pytest.raises(Began):
         main(*harness.arguments(folder / "run", **(sizes | go_on)))
+
+
+def test_a_vocabulary_too_large_for_the_text_is_found_before_it_is_made(folder):
+    run_text(folder).vocabulary().rehearse()
+    with pytest.raises(UserError, match=r"vocabulary size = 5000: too large for this text; the mo"):
+        run_text(folder, vocabulary_size=5000).vocabulary().rehearse()
+    assert not (folder / "run").exists()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 ORIGIN_FILE = "spm.json"
 _NAMED = 5
+# Characters of text for each id with which SentencePiece finds pieces enough: it takes 12 of many
+# languages' short texts, 300 of one language's Bible.
+_AMPLE = 500
+_LONG = 20_000_000  # characters, with which training takes about a minute
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,25 @@ class RunVocabulary:
             write_file(target, self.path.read_bytes())
         else:
             self._train(dict(self.settings or {}))
+
+    def rehearse(self) -> None:
+        """Trains one to be thrown away, if the text is short and may have too few pieces.
+
+        Raises:
+          UserError: the size does not suit the text.
+        """
+        from seqrecipes.data.corpora.corpus import texts
+
+        if self.settings is None or self.path.exists():
+            return
+        corpus, left = self.corpus(), min(_LONG, _AMPLE * self.settings["vocabulary_size"])
+        for language in corpus.languages:
+            for text in texts(corpus, language, "train"):
+                left -= len(text)
+                if left < 0:
+                    return
+        with tempfile.TemporaryDirectory() as folder:
+            dataclasses.replace(self, folder=Path(folder))._train(dict(self.settings))
 
     def _check_settings(self, settings: Mapping[str, Any]) -> None:
         file = self.path.with_name(ORIGIN_FILE)
