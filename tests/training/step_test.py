@@ -15,7 +15,7 @@ import pytest
 from seqrecipes import tree
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import AdamW, Loss
-from seqrecipes.models import Model, build, config, init_params
+from seqrecipes.models import Model, build, config, init_params, random_params
 from seqrecipes.training.step import enter_phase, loss_sums, make_eval_step
 from tests.models import tiny
 from tests.training import harness
@@ -41,11 +41,10 @@ def uneven_batch(model_config: config.ModelConfig, rows: int) -> tiny.Arrays:
     return batch | {name: np.where(np.arange(width) < counts, full, tiny.PAD).astype(np.int32)}
 
 
-@pytest.mark.parametrize("decoder_layers", [0, 1])
-def test_micro_batches_equal_one_batch_with_dropout(decoder_layers: int) -> None:
+def test_micro_batches_equal_one_batch_with_dropout() -> None:
     model_config = tiny.config(
         encoder_layers=1,
-        decoder_layers=decoder_layers,
+        decoder_layers=1,
         dropout=0.2,
         attention_dropout=0.2,
         dtype="float64",
@@ -54,7 +53,7 @@ def test_micro_batches_equal_one_batch_with_dropout(decoder_layers: int) -> None
     adamw = AdamW(peak=1e-2, warmup_steps=0, floor=1e-3, clip_norm=0.1)
     results = {}
     with jax.enable_x64(True):
-        for parts in (1, 2, 4):
+        for parts in (1, 4):
             state, span = entered(tiny.random_params(model), adamw, (Phase(3),))
             step = harness.compiled_step(
                 model, adamw, span, total_steps=3, micro_batches=parts, tile=3
@@ -65,10 +64,9 @@ def test_micro_batches_equal_one_batch_with_dropout(decoder_layers: int) -> None
                 {name: float(value) for name, value in metrics.items()},
                 harness.leaves(state),
             )
-    for parts in (2, 4):
-        assert results[parts][0] == pytest.approx(results[1][0], rel=1e-6)
-        for path, expected in results[1][1].items():
-            np.testing.assert_allclose(results[parts][1][path], expected, rtol=1e-6, err_msg=path)
+    assert results[4][0] == pytest.approx(results[1][0], rel=1e-6)
+    for path, expected in results[1][1].items():
+        np.testing.assert_allclose(results[4][1][path], expected, rtol=1e-6, err_msg=path)
 
 
 def test_loss_and_gradient_are_divided_once_by_all_target_tokens() -> None:
@@ -82,16 +80,11 @@ def test_loss_and_gradient_are_divided_once_by_all_target_tokens() -> None:
 
     def mean_loss(p: Any) -> jax.Array:
         logits: Any = model.apply({"params": p}, batch)
-        log_p = jax.nn.log_softmax(logits)
-        losses = [
-            -log_p[b, t, target]
-            for b, row in enumerate(batch["masked_targets"])
-            for t, target in enumerate(row)
-            if target != tiny.PAD
-        ]
-        return jnp.stack(losses).mean()
+        rows, places = np.nonzero(batch["masked_targets"] != tiny.PAD)
+        targets = batch["masked_targets"][rows, places]
+        return -jax.nn.log_softmax(logits)[rows, places, targets].mean()
 
-    loss, gradient = jax.value_and_grad(mean_loss)(params)
+    loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(params)
     assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
     assert float(metrics["gradient_norm"]) == pytest.approx(
         tiny.norm_of(tree.flatten(gradient)), rel=1e-5
@@ -145,7 +138,8 @@ def test_metrics_count_tokens_and_padding() -> None:
     _, metrics = harness.compiled_step(model, adamw, span, total_steps=1)(state, batch)
     assert float(metrics["tokens"]) == 6.0
     assert float(metrics["padding"]) == pytest.approx(1 - (4 + 6) / 16)
-    logits = np.asarray(model.apply({"params": tiny.random_params(model, dtype="float32")}, batch))
+    variables = {"params": tiny.random_params(model, dtype="float32")}
+    logits = np.asarray(jax.jit(model.apply)(variables, batch))
     real = batch["decoder_target_tokens"] != pad
     hits = (logits.argmax(-1) == batch["decoder_target_tokens"])[real]
     assert float(metrics["accuracy"]) == pytest.approx(hits.mean())
@@ -155,8 +149,7 @@ def test_metrics_count_tokens_and_padding() -> None:
         assert (value.shape, value.dtype) == ((), np.float32)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-def test_tokens_are_those_of_the_text_where_the_batch_says_how_many(micro_batches: int) -> None:
+def test_tokens_are_those_of_the_text_where_the_batch_says_how_many() -> None:
     """Of span corruption the target is a fifth of the text; nothing else changes."""
     model_config = tiny.config(decoder_layers=0, dtype="float32")
     batch = tiny.batch(model_config, rows=4, source=9, target=8)
@@ -165,7 +158,7 @@ def test_tokens_are_those_of_the_text_where_the_batch_says_how_many(micro_batche
     for given in (batch, batch | {"original_tokens": counts}):
         model, adamw = build(model_config), AdamW(warmup_steps=0)
         state, span = entered(tiny.random_params(model, dtype="float32"), adamw)
-        step = harness.compiled_step(model, adamw, span, total_steps=1, micro_batches=micro_batches)
+        step = harness.compiled_step(model, adamw, span, total_steps=1, micro_batches=2)
         metrics.append(step(state, given)[1])
     assert float(metrics[1].pop("tokens")) == 31 + 7 + 4
     assert float(metrics[0].pop("tokens")) == np.count_nonzero(
@@ -218,8 +211,7 @@ def test_initial_loss_is_the_logarithm_of_the_vocabulary(name: str, tie_head: bo
     )
     model, batch = build(model_config), tiny.batch(model_config, rows=16, source=24, target=24)
     assert set(batch) == set(FEATURES[name])
-    params = harness.initial(model, batch)
-    sums = jax.jit(make_eval_step(model, 8))(params, batch)
+    sums = jax.jit(lambda: make_eval_step(model, 8)(random_params(model, 0), batch))()
     assert float(sums.loss / sums.tokens) == pytest.approx(math.log(1000), rel=0.02)
 
 
@@ -245,10 +237,9 @@ def test_mlm_memorises_a_batch() -> None:
     assert losses[-1] < 0.05
 
 
-@pytest.mark.parametrize("tie_head", [True, False])
-def test_seq2seq_memorises_texts_with_deletions(tie_head: bool) -> None:
+def test_seq2seq_memorises_texts_with_deletions() -> None:
     model_config = tiny.config(
-        vocab_size=80, hidden_size=64, mlp_size=128, num_heads=4, tie_head=tie_head
+        vocab_size=80, hidden_size=64, mlp_size=128, num_heads=4, tie_head=False
     )
     rng = np.random.default_rng(5)
     texts = rng.integers(4, 80, (8, 12)).astype(np.int32)
