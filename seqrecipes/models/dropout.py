@@ -41,7 +41,7 @@ class Dropout(nn.Module):
         if example_ids_B is None or self.rate == 0.0:
             return x
         keys_B = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), example_ids_B)
-        seeds_Bx2 = jax.vmap(lambda key: jax.random.bits(key, (2,)))(keys_B)
+        seeds_Bx2 = jax.vmap(lambda key: jax.random.bits(key, (2,), _WORD))(keys_B)
         return drop(self.rate, x, seeds_Bx2)
 
 
