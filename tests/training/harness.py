@@ -101,8 +101,13 @@ def run(
     *,
     mesh: Any = None,
     tile: int = 8,
+    start: TrainState | None = None,
+    only: slice = slice(None),
 ) -> Result:
-    """Initialises on the mesh (or on one device if it is None) and trains on one batch."""
+    """Trains on one batch, on a mesh or (None) on one device, from a state or newly initialised.
+
+    Of the phases only those of the slice are trained; they stand in the schedule of all.
+    """
     placed = place(shapes(model), phases)
     rows = len(next(iter(batch.values())))
     with contextlib.ExitStack() as stack:
@@ -113,11 +118,16 @@ def run(
             parts.check_batch(rows, partitioning.micro_batches, mesh, field="batch_size")
             chosen = parts.local_rows(rows, mesh)
             inputs = parts.global_batch({k: v[chosen] for k, v in batch.items()}, rows, mesh)
-        init = functools.partial(random_params, model, 0)
-        params = jax.jit(init, out_shardings=shardings)()
-        state = TrainState(jnp.zeros((), jnp.int32), params, {})
+        if start is None:
+            init = functools.partial(random_params, model, 0)
+            params = jax.jit(init, out_shardings=shardings)()
+            state = TrainState(jnp.zeros((), jnp.int32), params, {})
+        elif mesh is None:
+            state = copied(start)
+        else:
+            state = jax.device_put(start, state_shardings(start, partitioning, mesh))
         ends, metrics, states = [], [], []
-        for span in placed:
+        for span in placed[only]:
             enter = functools.partial(enter_phase, span=span, adamw=adamw)
             layout: Any = None
             if mesh is not None:

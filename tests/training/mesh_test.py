@@ -32,7 +32,6 @@ ADAMW = AdamW(peak=1e-2, warmup_steps=1, floor=1e-3, epsilon=1e-3, clip_norm=0.5
 MESHES = {
     "data": Partitioning(data=8),
     "fsdp": Partitioning(data=1, fsdp=8),
-    "all three": Partitioning(data=2, fsdp=2, tensor=2),
     "tensor and micro-batches": Partitioning(data=4, tensor=2, zero1=False, micro_batches=2),
 }
 
