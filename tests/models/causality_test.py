@@ -26,8 +26,7 @@ def jacobian_norms(states_of: Any, inputs_TxD: jax.Array) -> np.ndarray:
     ("norm", "fusion"),
     [
         ("pre", "none"),
-        ("post", "none"),
-        ("pre", "shared"),
+        ("post", "shared"),
         ("pre", "per_layer"),
         ("pre", "decoder_states"),
     ],
@@ -145,9 +144,6 @@ def padded(batch: tiny.Arrays, rows: int, columns: int) -> tiny.Arrays:
     ("decoder_layers", "norm", "fusion"),
     [
         (0, "pre", "none"),
-        (0, "post", "none"),
-        (2, "pre", "none"),
-        (2, "post", "none"),
         (2, "pre", "per_layer"),
         (2, "post", "shared"),
         (2, "pre", "decoder_states"),
