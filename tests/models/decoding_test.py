@@ -125,8 +125,10 @@ def test_hypotheses_are_those_of_a_slow_search(search: Search) -> None:
         assert any(endings)
 
 
-@pytest.mark.parametrize("fusion", ["none", "shared", "per_layer", "decoder_states"])
-@pytest.mark.parametrize("scan", [True, False])
+@pytest.mark.parametrize(
+    ("fusion", "scan"),
+    [("none", False), ("shared", True), ("per_layer", False), ("decoder_states", True)],
+)
 def test_every_kind_of_model_is_searched(fusion: str, scan: bool) -> None:
     config = tiny.config(
         tie_head=False, attention_fusion=fusion, scan_layers=scan, norm="pre" if scan else "post"
@@ -150,16 +152,15 @@ def test_a_text_may_outgrow_the_room_it_starts_with(monkeypatch: pytest.MonkeyPa
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
 
 
-@pytest.mark.parametrize("penalty", [0.5, 1.0, 2.0])
-def test_one_beam_is_greedy_whatever_else_is_asked_for(penalty: float) -> None:
+@pytest.mark.parametrize(("penalty", "early"), [(0.5, True), (1.0, "never"), (2.0, False)])
+def test_one_beam_is_greedy_whatever_else_is_asked_for(penalty: float, early: Any) -> None:
     params, tokens = sharp(CONFIG, 1, end=1.5), sources()
     greedy = generate(Search(1, LONGEST), params, tokens)
-    for early in (True, False, "never"):
-        found = generate(Search(1, LONGEST, penalty, early), params, tokens)
-        np.testing.assert_array_equal(found.tokens, greedy.tokens)
-        np.testing.assert_allclose(
-            found.scores * found.lengths**penalty, greedy.scores * greedy.lengths, rtol=1e-5
-        )
+    found = generate(Search(1, LONGEST, penalty, early), params, tokens)
+    np.testing.assert_array_equal(found.tokens, greedy.tokens)
+    np.testing.assert_allclose(
+        found.scores * found.lengths**penalty, greedy.scores * greedy.lengths, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.0])
