@@ -49,6 +49,15 @@ def test_dropout_rate_and_scale() -> None:
     assert np.abs(kept.mean(axis=0) - 0.7).max() < 6 * np.sqrt(0.3 * 0.7 / 64)
 
 
+def test_masks_are_the_same_with_64_bit_types() -> None:
+    """Tests of exact equality compute in float64."""
+    x = np.ones((3, 5), np.float32)
+    expected = drop(0.5, x, np.arange(3))
+    assert not expected.all()
+    with jax.enable_x64(True):
+        np.testing.assert_array_equal(drop(0.5, x, np.arange(3)), expected)
+
+
 def test_dropout_follows_examples_not_rows() -> None:
     x = jnp.asarray(np.random.default_rng(0).standard_normal((6, 4, 8)), jnp.float32)
     order = np.array([3, 0, 5, 1, 4, 2])
