@@ -54,7 +54,8 @@ TUNE: dict[str, object] = {
     "MAX_UPDATES": 8,
     "WARMUP_STEPS": 1,
     "VALIDATE_EVERY": 2,
-    "LOG_EVERY": 2,
+    # A save on SIGTERM, which jobs of a killed `protocol` get, reports what it has: a line more.
+    "LOG_EVERY": 1,
 }
 
 
@@ -132,7 +133,7 @@ SCENES = {
 
 # Differs from run to run, or says when it was: not compared.
 _FREE_NAMES = ("events.out.", "log", ".lock", "report.md", "curves.png", "scores.png", "config.gin")
-_FREE_FOLDERS = ("compiled",)
+_FREE_FOLDER = "compiled"
 
 
 def digest(folder: pathlib.Path) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def digest(folder: pathlib.Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if not path.is_file() or name.parts[0] in _FREE_FOLDERS:
+        if not path.is_file() or _FREE_FOLDER in name.parts:
             continue
         if path.name.startswith(_FREE_NAMES):
             continue
