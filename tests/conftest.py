@@ -48,6 +48,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache"))
 # However small and quick to compile: tests repeat the same small programs.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Nobody reads which line of ours an operation of a program comes from.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # As from a terminal: what is started in the background may be told to ignore Ctrl-C, and what it
 # starts in turn too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

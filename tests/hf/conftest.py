@@ -18,6 +18,9 @@ _modules = tempfile.TemporaryDirectory(prefix="seqrecipes-hf-")
 os.environ["HF_MODULES_CACHE"] = _modules.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Of models this small threads take more time than they save, and two workers share the processors.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 missing = []
 for name in ("torch", "transformers"):
     try:
