@@ -46,6 +46,11 @@ def test_large_logits_stay_finite() -> None:
     assert float(sums.loss) == pytest.approx(1e4 + 1e4 + math.log(2), rel=1e-6)
 
 
+def test_a_target_that_is_not_quite_the_largest_is_not_correct() -> None:
+    logits = jnp.asarray([[[1.0, 0.0, 1.0 + 2**-23]] * 2], jnp.float32)
+    assert float(of_given(logits, jnp.asarray([[0, 2]])).correct) == 1.0
+
+
 def test_a_batch_of_padding_sums_to_zero() -> None:
     sums = of_given(jnp.ones((2, 3, 5)), jnp.full((2, 3), PAD))
     assert [float(x) for x in sums] == [0.0, 0.0, 0.0, 0.0]
