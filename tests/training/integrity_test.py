@@ -58,3 +58,10 @@ def test_every_bit_counts_and_so_does_the_order() -> None:
         changed[bit // 8] ^= 1 << bit % 8
         found.append(integrity.of_array(np.frombuffer(changed, np.float32)))
     assert len(set(found)) == 4 + 8 * array.nbytes
+
+
+def test_an_array_of_which_nothing_was_written_is_refused():
+    metadata = {integrity.ARRAYS: {"params": {"a": 1}}}
+    integrity.check_arrays(metadata, "params", {"a": 1})
+    with pytest.raises(integrity.Damaged, match="params/b"):
+        integrity.check_arrays(metadata, "params", {"a": 1, "b": 2})
