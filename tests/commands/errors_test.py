@@ -80,6 +80,7 @@ def test_the_recipes_are_the_rows_of_table_1(capsys, monkeypatch, tmp_path, reci
         [
             f"--gin_file=gin/{recipe}.gin",
             "--gin.CORPUS='sample'",
+            "--gin.VOCABULARY_SIZE=2_000",
             f"--gin.MODEL_DIR='{tmp_path}'",
             "--dry_run",
         ]

@@ -16,10 +16,10 @@ from seqrecipes.errors import UserError
 from tests.commands.harness import ROOT
 
 # In the place of `python -m seqrecipes.finetune`: scores that are a function of the macros.
-FINETUNE = """#!{python}
+FINETUNE = """
 import ast, json, pathlib, sys
 macros = dict(each.removeprefix("--gin.").split("=", 1) for each in sys.argv if "--gin." in each)
-macros = {{name: ast.literal_eval(text) for name, text in macros.items() if "%" not in text}}
+macros = {name: ast.literal_eval(text) for name, text in macros.items() if "%" not in text}
 if macros["NAME"] == "broken":
     sys.exit("error: CHECKPOINT = 'none': does not exist")
 seed, = macros["SEEDS"]
@@ -27,20 +27,22 @@ peak = macros.get("PEAK", 0.5)
 metric = "perplexity" if any("ntrex" in each for each in sys.argv) else "f1"
 folder = pathlib.Path(macros["MODEL_DIR"], str(seed))
 folder.mkdir(parents=True)
-(folder / "scores.json").write_text(json.dumps({{
+(folder / "scores.json").write_text(json.dumps({
     "task": folder.parent.parent.name, "model": macros["NAME"], "seed": seed, "learning_rate": peak,
     "language": "en", "metric": metric, "best_step": 1,
-    "validation": {{metric: 50 - 1000 * (peak - 0.03) ** 2}},
-    "scores": {{each: {{"f1": 60.0 + seed, "bleu": 30.0}} for each in ("en", "de")}},
-    "argv": sys.argv}}))
+    "validation": {metric: 50 - 1000 * (peak - 0.03) ** 2},
+    "scores": {each: {"f1": 60.0 + seed, "bleu": 30.0} for each in ("en", "de")},
+    "argv": sys.argv}))
 """
 
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
-    stub = tmp_path / "python"
-    stub.write_text(FINETUNE.format(python=sys.executable), "utf-8")
+    stub, script = tmp_path / "python", tmp_path / "finetune.py"
+    script.write_text(FINETUNE, "utf-8")
+    # By a shell: a path with spaces cannot follow `#!`.
+    stub.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "$@"\n', "utf-8")
     stub.chmod(stub.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(stub))
     gin.clear_config()
