@@ -74,7 +74,7 @@ def visible_gpus() -> str | None:
     """
     if VISIBLE in os.environ:
         return os.environ[VISIBLE]
-    with contextlib.suppress(FileNotFoundError, subprocess.CalledProcessError):
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
         found = subprocess.run(asked, capture_output=True, text=True, check=True)
         return ",".join(found.stdout.split()) or None

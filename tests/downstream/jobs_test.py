@@ -87,10 +87,12 @@ def test_visible_gpus_are_those_of_the_variable_or_of_the_driver(monkeypatch):
     monkeypatch.setattr(accelerators.subprocess, "run", driver)
     assert accelerators.visible_gpus() == "0,1"
 
-    def none(*_, **__):
-        raise FileNotFoundError("nvidia-smi")
 
-    monkeypatch.setattr(accelerators.subprocess, "run", none)
+def test_without_a_driver_that_can_be_run_there_are_no_gpus(monkeypatch, tmp_path):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert accelerators.visible_gpus() is None
+    (tmp_path / "nvidia-smi").touch()  # or a folder that one may not look into
     assert accelerators.visible_gpus() is None
 
 
