@@ -334,6 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Three of four to training, which has the most that can be interrupted.
             trial = min(trials, key=lambda one: one.kills.total() * (1 if one is trials[0] else 3))
             trial.run(left)
+            print(f"\r{flags.kills - left} of {flags.kills} kills", end="", file=sys.stderr)
             if trial.failures:
                 print(trial.failures[-1], flush=True)
         return _report(trials, time.monotonic() - begin)
