@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -142,10 +142,15 @@ def check_shared(resolved: Sequence[ResolvedStage], ours: dict[str, Any]) -> Non
 
 def _of_checkpoints(stages: Sequence[ResolvedStage]) -> dict[str, Any] | None:
     """The recipe that the first stage with a checkpoint was trained by."""
-    for stage in stages:
-        if not stage.shared and checkpoints.latest_step(stage.folder) is not None:
-            latest = checkpoints.find(stage.folder, field="MODEL_DIR")
-            return checkpoints.read_metadata(latest)["recipe"]
+    metadata = first_metadata(stage.folder for stage in stages if not stage.shared)
+    return None if metadata is None else metadata["recipe"]
+
+
+def first_metadata(folders: Iterable[pathlib.Path]) -> dict[str, Any] | None:
+    """The metadata of the latest checkpoint in the first folder that has one."""
+    for folder in folders:
+        if checkpoints.latest_step(folder) is not None:
+            return checkpoints.read_metadata(checkpoints.find(folder, field="MODEL_DIR"))
     return None
 
 

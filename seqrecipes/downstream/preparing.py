@@ -301,9 +301,5 @@ def _check_metric(prepared: Prepared) -> None:
 
 def _of_checkpoints(run_dir: pathlib.Path) -> dict[str, Any] | None:
     """The identity that the first seed with a checkpoint was trained under."""
-    for folder in sorted(run_dir.glob("*")):
-        if checkpoints.latest_step(folder) is not None:
-            return checkpoints.read_metadata(checkpoints.find(folder, field="MODEL_DIR")).get(
-                IDENTITY
-            )
-    return None
+    metadata = identity.first_metadata(sorted(run_dir.glob("*")))
+    return None if metadata is None else metadata.get(IDENTITY)
