@@ -59,7 +59,6 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> int:
     print("\n".join(described(wanted)))
     wanted.check()
     if flags.dry_run:
-        wanted.check_models()
         return 0
     with signals_interrupt(), locked(pathlib.Path(wanted.model_dir)):
         return _execute(wanted, where, paper=flags.paper)

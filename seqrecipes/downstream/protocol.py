@@ -62,7 +62,9 @@ class Protocol:
                 raise UserError("protocol.tasks", unknown, f"models are {', '.join(self.models)}")
 
     def check(self) -> None:
-        """Refuses a folder that cannot be written, and files that are not there.
+        """Refuses a folder that cannot be written, and files and models that are not there.
+
+        A model with which nothing is left to do may be gone.
 
         Raises:
           UserError: names it.
@@ -76,14 +78,7 @@ class Protocol:
             for folder in folders if macro == "LABELLED_FILES" else ():
                 if folder is not None and not pathlib.Path(str(folder)).expanduser().is_dir():
                     raise UserError("LABELLED_FILES", folder, "no such folder")
-
-    def check_models(self) -> None:
-        """Refuses models that are not there; without it, their runs fail and no other does.
-
-        Raises:
-          UserError: names the first.
-        """
-        for name in dict.fromkeys(name for task in self.tasks for name in self._models_of(task)):
+        for name in dict.fromkeys(self._models_left()):
             given = self.models[name]
             path = given if isinstance(given, str) else given.get("CHECKPOINT", "")
             if not path or not shipped(path).exists():
@@ -125,6 +120,13 @@ class Protocol:
     def results(self) -> pathlib.Path:
         """Folder of the runs that count."""
         return pathlib.Path(self.model_dir, RUNS)
+
+    def _models_left(self) -> Iterator[str]:
+        """Those with which there is a run to do, with repetitions."""
+        for task in self.tasks:
+            for name in self._models_of(task):
+                if not all(self._job(task, name, seed, None).done for seed in self.seeds):
+                    yield name
 
     def _models_of(self, task: str) -> Sequence[str]:
         return self.tasks[task] or list(self.models)

@@ -103,7 +103,7 @@ def test_each_tasks_learning_rate_is_the_best_of_single_trials(tmp_path):
 
 
 def test_the_same_command_does_what_is_left_and_a_failure_stops_nothing(tmp_path, capsys):
-    models = {"broken": "none", "a": "runs/a"}
+    models = {"broken": str(tmp_path), "a": str(tmp_path)}
     given = recipe(tmp_path, models=models, tasks={"udpos": []}, seeds=[0])
     assert command.main([given]) == 1
     assert set(written(tmp_path)) == {"runs/udpos/a/0"}
@@ -116,6 +116,26 @@ def test_the_same_command_does_what_is_left_and_a_failure_stops_nothing(tmp_path
     assert "1 of 2 are done" in capsys.readouterr().err
 
 
+def test_a_model_with_which_nothing_is_left_to_do_may_be_gone(tmp_path, capsys):
+    models = {name: str(tmp_path / name) for name in ("a", "b")}
+    for folder in models.values():
+        pathlib.Path(folder).mkdir()
+    given = recipe(tmp_path, models=models, tasks={"udpos": ["a"]})
+    assert command.main([given]) == 0
+    pathlib.Path(models["a"]).rmdir()
+    gin.clear_config()
+    assert command.main([given]) == 0
+    given = recipe(tmp_path, models=models, tasks={"udpos": []})
+    gin.clear_config()
+    assert command.main([given]) == 0
+    pathlib.Path(models["b"]).rmdir()
+    given = recipe(tmp_path, models=models, tasks={"udpos": [], "panx": ["b"]})
+    gin.clear_config()
+    assert command.main([given]) == 2
+    assert "protocol.models = 'b': there is no" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry_run"]])
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -123,10 +143,15 @@ def test_the_same_command_does_what_is_left_and_a_failure_stops_nothing(tmp_path
         ({"tasks": {"udpos": ["c"]}}, "models are a, b"),
         ({"seeds": []}, "names nothing"),
         ({"learning_rates": [0.0]}, "must be above 0"),
+        ({"models": {"a": "runs/none", "b": "runs/none"}}, "protocol.models = 'a': there is no"),
+        ({"models": {"a": {}, "b": {}}}, "protocol.models = 'a': there is no CHECKPOINT"),
+        ({"gin_files": ["gin/none.gin"]}, "protocol.gin_files = 'gin/none.gin': no such file"),
+        ({"model_dir": "setup.py/x"}, "cannot be written"),
+        ({"macros": {"LABELLED_FILES": "nowhere"}}, "LABELLED_FILES = 'nowhere': no such folder"),
     ],
 )
-def test_errors_before_anything_runs(tmp_path, capsys, settings, words):
-    assert command.main([recipe(tmp_path, **settings)]) == 2
+def test_errors_before_anything_runs(tmp_path, capsys, settings, words, flags):
+    assert command.main([recipe(tmp_path, **settings), *flags]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -136,18 +161,6 @@ def test_dry_run_says_what_would_be_run(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "udpos: a, b, 2 seeds, after trials of a with 0.1, 0.2" in text
     assert not (tmp_path / "out").exists()
-
-
-def test_a_dry_run_finds_what_is_missing(tmp_path, capsys):
-    for settings, words in (
-        ({"models": {"a": "runs/none", "b": "runs/none"}}, "protocol.models = 'a': there is no"),
-        ({"gin_files": ["gin/none.gin"]}, "protocol.gin_files = 'gin/none.gin': no such file"),
-        ({"model_dir": str(tmp_path / "protocol.gin" / "x")}, "cannot be written"),
-        ({"macros": {"LABELLED_FILES": "nowhere"}}, "LABELLED_FILES = 'nowhere': no such folder"),
-    ):
-        gin.clear_config()
-        assert command.main([recipe(tmp_path, **settings), "--dry_run"]) == 2
-        assert words in capsys.readouterr().err
 
 
 def test_a_missing_trial_is_named(tmp_path):
