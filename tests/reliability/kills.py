@@ -285,7 +285,7 @@ class Trial:
                 self._shared,
                 folder,
                 own_programs=own_programs,
-                kill=self._moment() if done < most else lambda *_: False,
+                kill=self._moment(done) if done < most else lambda *_: False,
                 whole_group=self._chance.random() < 0.5,
             )
             if attempt.status is not None:
@@ -305,14 +305,20 @@ class Trial:
         shutil.rmtree(folder)
         log.unlink()
 
-    def _moment(self) -> Callable[[str, float, dict[str, float]], bool]:
-        """When to kill next: at any time, or while something is done."""
+    def _moment(self, done: int) -> Callable[[str, float, dict[str, float]], bool]:
+        """When to kill a run that was killed so often: at any time, or while something is done.
+
+        What is aimed at may not come any more: then at about the end of what is left.
+        """
+        left = self._seconds / (1 + done)
         if self._chance.random() < 0.5:
-            at = self._chance.uniform(0, 1.2 * self._seconds)
+            at = self._chance.uniform(0, 1.2 * left)
             return lambda activity, seconds, times: seconds > at
         aim = self._chance.choice(list(self.scene.activities))
         within = self._chance.uniform(0, self._times.get(aim, 0.05))
-        return lambda activity, seconds, times: activity == aim and times[aim] >= within
+        return lambda activity, seconds, times: (
+            seconds > left or (activity == aim and times[aim] >= within)
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
