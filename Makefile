@@ -6,6 +6,7 @@ PYTHON ?= python3.11 python3.12 python3.13 python3
 # uv installs far faster where it is present. `make UV= setup` uses pip all the same.
 UV ?= $(shell command -v uv 2>/dev/null)
 # Extra arguments: make test PYTEST_ARGS="tests/models -x", make lock LOCK_ARGS=--upgrade.
+PIP_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that run tests side by side, each of up to 4 GB.
 TEST_WORKERS ?= 2
@@ -60,7 +61,8 @@ ifneq ($(UV),)
 	"$(UV)" pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
 else
 	@# Older versions of pip would call setup.py of some packages, which fails without `wheel`.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 $(PIP_ARGS) \
+	  -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 endif
 	@touch $@
@@ -77,7 +79,7 @@ test-hf: $(HF_STAMP) ## run the tests that compare with transformers (installs t
 	  $(BIN)/python -m pytest -n $(TEST_WORKERS) $(BY_FILE) tests/hf $(PYTEST_ARGS)
 
 $(HF_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock \
 	  $(HF_PACKAGES) $(HF_TEST_PACKAGES)
 	rm -rf $(HF_SOURCE) && mkdir -p $(HF_SOURCE)
 	version=$$($(BIN)/python -c 'from importlib import metadata; print(metadata.version("transformers"))') && \

@@ -1,5 +1,8 @@
 """Eight CPU devices for the whole session, so that meshes are tested on any machine; a vocabulary.
 
+A test sees two of them, unless its module says `DEVICES = 8`: what is shown on two alike, such as
+checkpoints, takes a quarter longer on eight.
+
 The variables are read when JAX starts, hence here, before any test imports it. Child processes
 inherit them; a test that wants another number of devices sets `XLA_FLAGS` for its child.
 
@@ -55,6 +58,21 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tracing makes many objects and few cycles: the usual 700 cost a quarter of its time.
 gc.set_threshold(100_000, 10, 10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def devices(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The first of all, as many as the module says."""
+    import jax
+
+    count, everywhere = getattr(request.module, "DEVICES", 2), jax.devices
+
+    def first(backend: str | None = None) -> list[jax.Device]:
+        return everywhere(backend) if backend else everywhere()[:count]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jax, "devices", first)
+        yield
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_an_identity_survives_json_and_leaves_out_what_changes_no_number(tmp_pat
     ours = identity(recipe, tmp_path)
     assert identities.differences(json.loads(json.dumps(ours)), ours) == []
     elsewhere = dataclasses.replace(
-        recipe, partitioning=Partitioning(fsdp=jax.device_count(), micro_batches=2), log_every=3
+        recipe, partitioning=Partitioning(fsdp=2, micro_batches=2), log_every=3
     )
     assert identities.differences(ours, identity(elsewhere, tmp_path)) == []
     whole = [dataclasses.replace(phase, micro_batches=2) for phase in recipe.stages[0].phases]
@@ -188,7 +188,7 @@ def test_an_identity_survives_json_and_leaves_out_what_changes_no_number(tmp_pat
 
 
 def test_a_phases_own_micro_batches_must_divide_the_batch(tmp_path):
-    """16 examples on 8 devices: in 2 parts, but not in 3."""
+    """16 examples on 2 devices: in 2 parts, but not in 3."""
     recipe = small_recipe()
     encoder, seq2seq = recipe.stages
     for count, good in ((2, True), (3, False)):
@@ -206,7 +206,7 @@ def test_a_phases_own_micro_batches_must_divide_the_batch(tmp_path):
             ) == 1
             continue
         with pytest.raises(
-            UserError, match="micro_batches x data x fsdp = 3 x 8 x 1 = 24"
+            UserError, match="micro_batches x data x fsdp = 3 x 2 x 1 = 6"
         ) as caught:
             resolved_stages(changed, tmp_path)
         assert (caught.value.field, caught.value.value) == ("Stage.batch_size", 16)

@@ -10,6 +10,8 @@ from benchmarks import scaling
 from benchmarks.scale import cases, worker
 from seqrecipes.training import flops, partitioning
 
+DEVICES = 8
+
 
 def row(axis: str, value: int, base: bool, scale: float) -> dict:
     figures = {"seconds": 0.2, "counted_flops": 4e9, "model_flops": 3e9, "bytes": 2**24}

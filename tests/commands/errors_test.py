@@ -18,6 +18,8 @@ import pytest
 from seqrecipes import convert, report, train
 from tests.commands.harness import ROOT, arguments
 
+DEVICES = 8
+
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch):

@@ -77,7 +77,7 @@ def _train(arguments: list[str], devices: int, log: str) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(ROOT)
-    os.environ["XLA_FLAGS"] = _flags(devices)
+    os.environ["XLA_FLAGS"] = xla_flags(devices)
     sys.argv = ["seqrecipes.train", *arguments]
     try:
         runpy.run_module("seqrecipes.train", run_name="__main__", alter_sys=True)
@@ -86,7 +86,8 @@ def _train(arguments: list[str], devices: int, log: str) -> None:
         atexit._run_exitfuncs()
 
 
-def _flags(devices: int) -> str:
+def xla_flags(devices: int) -> str:
+    """What `XLA_FLAGS` is here, for a process with so many devices."""
     return re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
 
 
@@ -125,7 +126,7 @@ def start(arguments: list[str], *, devices: int = 1, log: pathlib.Path | None = 
 
 def fresh(arguments: list[str], *, log: pathlib.Path) -> int:
     """The command as it is typed, from an interpreter of its own; its status."""
-    environment = dict(os.environ) | {"XLA_FLAGS": _flags(1)}
+    environment = dict(os.environ) | {"XLA_FLAGS": xla_flags(1)}
     del environment["JAX_COMPILATION_CACHE_DIR"]
     with open(log, "ab") as output:
         command = [sys.executable, "-m", "seqrecipes.train", *arguments]

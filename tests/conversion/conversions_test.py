@@ -19,6 +19,8 @@ from seqrecipes.models import ModelConfig, build
 from seqrecipes.training import checkpoints
 from tests.models import tiny
 
+DEVICES = 8
+
 OLD = [f"piece {i}" for i in range(24)]
 # Shuffled, some gone, some new, and two rows of padding up to 32.
 NEW = [OLD[i] for i in (0, 1, 2, 3, 9, 20, 7, 22, 4, 5, 12, 15)] + [f"new {i}" for i in range(18)]

@@ -17,6 +17,8 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig, build
 from tests.models import oracle, tiny
 
+DEVICES = 8
+
 NAME = "encoder_to_seq2seq_copied"
 # Encoder, what the target changes, and the encoder's layer of each decoder layer.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[int]]] = {

@@ -23,6 +23,8 @@ from seqrecipes.models import ModelConfig
 from seqrecipes.models import config as model_config
 from tests.conversion.harness import on_one_device
 
+DEVICES = 8
+
 NAMES = ("roberta_12e", "bart_12e12d", "bart_12e2d", "bart_12e1d")
 
 

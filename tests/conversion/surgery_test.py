@@ -15,6 +15,8 @@ from seqrecipes.config.training import Partitioning
 from seqrecipes.conversion import surgery
 from seqrecipes.errors import UserError
 
+DEVICES = 8
+
 PIECES = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=12)
 
 

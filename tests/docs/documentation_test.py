@@ -14,7 +14,6 @@ import shutil
 from typing import Any
 
 import gin
-import jax
 import pytest
 
 from seqrecipes import configuration
@@ -23,6 +22,8 @@ from tests.docs import shell
 from tests.docs.pages import PAGES, REASONS, ROOT, Block, blocks
 from tests.downstream import tiny_runs
 
+# Programs for one device compile faster, and do what a laptop does.
+DEVICES = 1
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
@@ -37,8 +38,6 @@ def clone(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
     shutil.copy(german / "test.tsv", german / "dev.tsv")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(jobs, "run", run_jobs)
-    # Programs for one device compile faster, and do what a laptop does.
-    monkeypatch.setattr(jax, "devices", lambda *_: jax.local_devices()[:1])
     return folder
 
 

@@ -71,7 +71,7 @@ def recipe(vocabulary_file: str, **changes: Any) -> Recipe:
         "sequence_length": 32,
         "vocabulary": vocabulary_file,
         "validation_examples": 8,
-        "partitioning": Partitioning(data=2, fsdp=2, tensor=2, micro_batches=2),
+        "partitioning": Partitioning(fsdp=2, micro_batches=2),
         "checkpointing": Checkpointing(every=3, keep=9),
         "log_every": 2,
         "probes": [tagging(), summaries(seeds=(0,))],

@@ -21,6 +21,8 @@ from seqrecipes.models.encoder import real_lengths
 from seqrecipes.models.layers import Dropout
 from tests.models import tiny
 
+DEVICES = 8
+
 HEADS, SIZE = 2, 16
 # (targets, lengths of the sources, causal); the sources' static length is the first of them.
 CASES = [(130, (150, 37), False), (140, None, True), (96, None, False)]

@@ -19,6 +19,8 @@ from seqrecipes.training import partitioning as parts
 from tests.models import search_oracle as oracle
 from tests.models import tiny
 
+DEVICES = 8
+
 LONGEST = 9  # tokens of a text
 
 

@@ -18,6 +18,8 @@ from seqrecipes.models.dropout import Dropout
 from seqrecipes.models.keys import key
 from tests.models import tiny
 
+DEVICES = 8
+
 
 def pcg3d(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     """The first word of the published hash, in 64 bits cut to 32."""

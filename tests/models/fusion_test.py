@@ -20,6 +20,8 @@ from seqrecipes.models.encoder import real_lengths
 from tests.models import oracle, tiny
 from tests.training import harness
 
+DEVICES = 8
+
 FUSIONS = ["shared", "per_layer"]
 QUERY = {"shared": "decoder/fusion/query", "per_layer": "decoder/stack/layers/fusion/query"}
 

@@ -18,6 +18,8 @@ from seqrecipes.training.step import loss_sums, make_eval_step
 from tests.models import labels, oracle, tiny
 from tests.training import harness
 
+DEVICES = 8
+
 
 def numpy_logits(batch: tiny.Arrays, params: Any, model: Labeller) -> dict[str, list[np.ndarray]]:
     """Logits of every example and head, one state at a time."""

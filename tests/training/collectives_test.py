@@ -13,6 +13,8 @@ from seqrecipes.training import programs
 from tests.training import stages
 from tests.training.stages import FROZEN, MLM, ROWS, SEQ2SEQ, UNFROZEN, VOCABULARY
 
+DEVICES = 8
+
 DATA = Partitioning(data=8, zero1=False)
 ZERO1 = Partitioning(data=8)
 FSDP = Partitioning(data=1, fsdp=8)

@@ -13,7 +13,7 @@ import jax
 import pytest
 
 from seqrecipes.training import compilation
-from tests.commands.harness import ROOT
+from tests.commands.harness import ROOT, xla_flags
 
 # Trains the small stage of the loop's tests and says what became of its programs.
 START = """
@@ -41,7 +41,8 @@ def start(folder: pathlib.Path) -> tuple[dict[str, float], str]:
         [sys.executable, "-c", START, str(folder)],
         cwd=ROOT,
         # The programs are so small that JAX would not keep them otherwise.
-        env=dict(os.environ) | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"},
+        env=dict(os.environ)
+        | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "XLA_FLAGS": xla_flags(2)},
         capture_output=True,
         text=True,
     )

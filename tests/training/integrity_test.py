@@ -12,6 +12,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from seqrecipes.training import integrity
 from seqrecipes.training.partitioning import Partitioning
 
+DEVICES = 8
+
 
 def by_hand(array: np.ndarray) -> int:
     """The definition, word by word."""

@@ -18,6 +18,8 @@ from seqrecipes.errors import UserError
 from seqrecipes.models.projection import Projection
 from seqrecipes.training.loss import Sums, cross_entropy
 
+DEVICES = 8
+
 PAD = 1
 
 

@@ -19,6 +19,8 @@ from seqrecipes.training.loop import Training
 from seqrecipes.training.step import TrainState, enter_phase, split_params
 from tests.models import tiny
 
+DEVICES = 8
+
 FROZEN = ("encoder", "token_embedding")
 BELOW = ("encoder/embedding", "token_embedding")
 FEATURES = {"encoder_input_tokens": 12, "decoder_input_tokens": 16, "decoder_target_tokens": 16}

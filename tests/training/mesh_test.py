@@ -16,6 +16,8 @@ from seqrecipes.models import build
 from tests.models import tiny
 from tests.training import harness
 
+DEVICES = 8
+
 CONFIG = tiny.config(
     vocab_size=64,
     hidden_size=32,

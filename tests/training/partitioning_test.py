@@ -16,6 +16,8 @@ from seqrecipes.models import build
 from seqrecipes.training import partitioning as parts
 from tests.models import tiny
 
+DEVICES = 8
+
 
 def test_data_takes_what_the_other_axes_leave() -> None:
     assert dict(Partitioning().mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}

@@ -17,6 +17,8 @@ from seqrecipes.training.step import enter_phase, loss_sums, state_shardings
 from tests.models import tiny
 from tests.training import harness
 
+DEVICES = 8
+
 STACK = "encoder/stack/layers/"
 KERNEL = f"{STACK}mlp/input/kernel"
 BELOW = ("token_embedding", "encoder/embedding")
