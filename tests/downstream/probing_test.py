@@ -22,6 +22,8 @@ from seqrecipes.training import checkpoints, reporting
 from tests.commands.harness import final_params
 from tests.downstream import tiny_runs
 
+DEVICES = 8
+
 pytestmark = [pytest.mark.usefixtures("data"), pytest.mark.slow]
 
 SIZES = {"hidden_size": 16, "mlp_size": 16, "num_heads": 2, "encoder_layers": 1}
@@ -71,7 +73,7 @@ def recipe(vocabulary_file: str, **changes: Any) -> Recipe:
         "sequence_length": 32,
         "vocabulary": vocabulary_file,
         "validation_examples": 8,
-        "partitioning": Partitioning(fsdp=2, micro_batches=2),
+        "partitioning": Partitioning(data=2, fsdp=2, tensor=2, micro_batches=2),
         "checkpointing": Checkpointing(every=3, keep=9),
         "log_every": 2,
         "probes": [tagging(), summaries(seeds=(0,))],

@@ -156,14 +156,15 @@ def computed(scan_layers: bool, remat: str, fusion: str) -> tuple[Any, float, An
 @pytest.mark.parametrize(
     ("scan_layers", "remat", "fusion"),
     [
-        # That every way can be differentiated with every fusion shows in fusion_test.py; the one
-        # that stands outside the loop is compared without it in unfreezing_test.py.
+        # That every way can be differentiated with every fusion shows in fusion_test.py.
         (False, "none", "none"),
         (True, "full", "none"),
         (True, "dots", "per_layer"),
         (False, "full", "per_layer"),
         (True, "context", "decoder_states"),
         (False, "dots", "decoder_states"),
+        # This fusion stands outside the loop.
+        (False, "full", "shared"),
     ],
 )
 def test_scan_and_remat_change_neither_parameters_nor_gradients(
