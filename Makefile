@@ -3,10 +3,9 @@
 # Candidates, in order; the first that is Python 3.11 to 3.13 and can make a virtual environment is
 # used. PYTHON=/path/to/python decides instead.
 PYTHON ?= python3.11 python3.12 python3.13 python3
-# uv installs far faster where it is present. `make UV= setup` uses pip all the same.
+# uv installs ten times as fast where it is present. `make UV= setup` uses pip all the same.
 UV ?= $(shell command -v uv 2>/dev/null)
 # Extra arguments: make test PYTEST_ARGS="tests/models -x", make lock LOCK_ARGS=--upgrade.
-PIP_ARGS ?=
 PYTEST_ARGS ?=
 # Processes that run tests side by side, each of up to 4 GB.
 TEST_WORKERS ?= 2
@@ -25,6 +24,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 HF_STAMP := $(VENV)/.installed-hf
 HF_SOURCE := $(VENV)/transformers-source
+ifneq ($(UV),)
+INSTALL := "$(UV)" pip install --quiet --python $(BIN)/python
+else
+# Older versions of pip would call setup.py of some packages, which fails without `wheel`.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517
+endif
 SOURCES := $(wildcard setup.py seqrecipes configs tasks tests benchmarks)
 
 .DEFAULT_GOAL := help
@@ -56,15 +61,8 @@ $(STAMP): requirements.lock setup.py
 	  "$$found" -m venv --clear $(VENV); \
 	fi
 	@echo 'Installing requirements.lock into $(VENV): some minutes the first time'
-ifneq ($(UV),)
-	"$(UV)" pip install --quiet --python $(BIN)/python -r requirements.lock
-	"$(UV)" pip install --quiet --python $(BIN)/python --no-build-isolation --no-deps -e .
-else
-	@# Older versions of pip would call setup.py of some packages, which fails without `wheel`.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 $(PIP_ARGS) \
-	  -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
-endif
+	$(INSTALL) -r requirements.lock
+	$(INSTALL) --no-build-isolation --no-deps -e .
 	@touch $@
 
 demo: $(STAMP) ## run the two-stage recipe, mini size, on the bundled sample, into runs/demo
@@ -79,8 +77,7 @@ test-hf: $(HF_STAMP) ## run the tests that compare with transformers (installs t
 	  $(BIN)/python -m pytest -n $(TEST_WORKERS) $(BY_FILE) tests/hf $(PYTEST_ARGS)
 
 $(HF_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c requirements.lock \
-	  $(HF_PACKAGES) $(HF_TEST_PACKAGES)
+	$(INSTALL) -c requirements.lock $(HF_PACKAGES) $(HF_TEST_PACKAGES)
 	rm -rf $(HF_SOURCE) && mkdir -p $(HF_SOURCE)
 	version=$$($(BIN)/python -c 'from importlib import metadata; print(metadata.version("transformers"))') && \
 	  $(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \

@@ -267,9 +267,10 @@ class _Progress:
                     seen, since = now, time.monotonic()
                 elif time.monotonic() - since > (self._GRACE if self.gone else self._STALLED):
                     self.stalled = True
-                    # A signal, which wakes what waits; `_thread.interrupt_main` does not.
+                    # A signal, which wakes what waits; `_thread.interrupt_main` does not. And again
+                    # in a while: Python drops what is raised in a callback of its collector.
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                    return
+                    self._done.wait(self._GRACE)
             bar.update(self._total - len(self._preparation.missing()) - bar.n)
 
     def _state(self) -> dict[str, int]:

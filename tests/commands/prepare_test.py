@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -182,14 +183,22 @@ def test_a_pipeline_in_which_nothing_happens_is_ended(run, tmp_path, monkeypatch
 
     monkeypatch.setattr(preparing._Progress, "_EVERY", 0.05)
     monkeypatch.setattr(preparing._Progress, "_STALLED", 0.5)
+    monkeypatch.setattr(preparing._Progress, "_GRACE", 0.3)
     original, waiting = Preparation.write, threading.Event()
+    kill, signals = signal.pthread_kill, []
 
     def hangs(self, shard, records):
         if shard == ("train", 1):
             waiting.wait(60)
         return original(self, shard, records)
 
+    def lost_at_first(*args):  # as Python drops an interruption in a callback of its collector
+        signals.append(args)
+        if len(signals) > 1:
+            kill(*args)
+
     monkeypatch.setattr(Preparation, "write", hangs)
+    monkeypatch.setattr(signal, "pthread_kill", lost_at_first)
     began = time.monotonic()
     status, output = run()
     waiting.set()
