@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,6 +26,7 @@ from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training
+from seqrecipes.training.step import TrainState, enter_phase
 
 if TYPE_CHECKING:
     from seqrecipes.data.labelled.records import LabelledSplit
@@ -118,8 +120,13 @@ class _Probe:
     def __init__(self, prepared: Prepared):
         self._prepared = prepared
         trainings = [prepared.training(seed) for seed in prepared.finetuning.seeds]
+        account = prepared.source.plan(prepared.scorer.model)
         self._seeds = [
-            (training, training.compile_step(training.spans[0], prepared.mesh))
+            (
+                training,
+                _compile_start(account, training, prepared.mesh),
+                training.compile_step(training.spans[0], prepared.mesh),
+            )
             for training in trainings
         ]
         # The language trained on was read to select by.
@@ -130,7 +137,6 @@ class _Probe:
             )
             for language in prepared.languages
         }
-        self._account = prepared.source.plan(prepared.scorer.model)
 
     def look(self, params: tree.Tree) -> dict[str, float]:
         """Means over seeds, by language, and the mean over all languages but the trained one."""
@@ -151,20 +157,26 @@ class _Probe:
             language: evaluate(tuned)[metric] for language, evaluate in self._evaluations.items()
         }
 
-    def _fine_tuned(self, params: tree.Tree, training: Training, update: Any) -> tree.Tree:
-        mesh = self._prepared.mesh
-        begin = warm_start.apply(
-            self._account,
-            params,
-            initialise=training.initial_values,
-            placement=training.partitioning.placement(mesh),
-        )
-        state = training.enter(training.first_state(begin, mesh), training.spans[0], mesh)
-        before = None
+    def _fine_tuned(
+        self, params: tree.Tree, training: Training, start: Any, update: Any
+    ) -> tree.Tree:
+        state, before = start(params), None
         for local in self._prepared.train_batches(training.seed, 0, training.steps):
-            batch = parts.global_batch(local, training.batch_size, mesh)
+            batch = parts.global_batch(local, training.batch_size, self._prepared.mesh)
             state, metrics = update(state, batch)
             # The host stays one update ahead and no more: batches on the devices take memory.
             jax.block_until_ready(before)
             before = metrics
         return state.params
+
+
+def _compile_start(account: warm_start.Account, training: Training, mesh: Mesh) -> Any:
+    """The jitted function from a stage's parameters to the state a fine-tuning begins with."""
+    (span,) = training.spans
+
+    def start(params: tree.Tree) -> TrainState:
+        begin = warm_start.convert(params, account=account, initialise=training.initial_values)
+        state = TrainState(jnp.zeros((), jnp.int32), begin, {})
+        return enter_phase(state, span, training.optimizer)
+
+    return jax.jit(start, out_shardings=training.layout(span, mesh))

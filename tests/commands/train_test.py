@@ -234,6 +234,8 @@ def test_a_checkpoint_cut_off_half_way_is_ignored_and_said(reference, tmp_path):
 
 def test_two_processes_train_the_same_model(reference, tmp_path):
     model_dir = copy_inputs(reference, tmp_path / "two")
+    # They wait for each other at every checkpoint and validation: the last of each shows it.
+    macros = {"FSDP": 2, "EXPORT_HF": True, "CHECKPOINT_EVERY": 30, "VALIDATE_EVERY": 30}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -242,7 +244,7 @@ def test_two_processes_train_the_same_model(reference, tmp_path):
         processes = [
             harness.start(
                 [
-                    *harness.arguments(model_dir, FSDP=2, EXPORT_HF=True),
+                    *harness.arguments(model_dir, **macros),
                     f"--coordinator_address=127.0.0.1:{port}",
                     "--process_count=2",
                     f"--process_index={index}",

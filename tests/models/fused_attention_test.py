@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
-from seqrecipes.models import Seq2Seq, build
+from seqrecipes.models import Seq2Seq, build, init_params
 from seqrecipes.models.encoder import real_lengths
 from seqrecipes.models.fused_attention import Mix, dot_scores, layer_scores, mix_layers
 from seqrecipes.models.layers import Attention
 from tests.models import oracle, tiny
-from tests.training import harness
 
 # No two sizes alike, so that a shape tells what an array holds.
 LAYERS, ROWS, SOURCE, TARGET, HEADS, HEAD, WIDTH = 5, 4, 13, 7, 2, 11, 22
@@ -183,9 +182,10 @@ def test_dropout_falls_on_source_tokens_with_all_their_layers() -> None:
 
 def test_parameters_are_those_without_fusion() -> None:
     config = tiny.config(attention_fusion="decoder_states")
-    batch = tiny.batch(config)
-    plain = tree.flatten(harness.initial(build(tiny.config()), batch))
-    leaves = tree.flatten(harness.initial(build(config), batch))
+    plain, leaves = (
+        tree.flatten(jax.jit(functools.partial(init_params, each, 0))())
+        for each in (tiny.config(), config)
+    )
     assert leaves.keys() == plain.keys()
     for path, value in plain.items():
         np.testing.assert_array_equal(leaves[path], value, err_msg=path)

@@ -13,7 +13,7 @@ import pytest
 from seqrecipes import tree
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import AdamW, Partitioning
-from seqrecipes.models import Seq2Seq, build
+from seqrecipes.models import Seq2Seq, build, init_params
 from seqrecipes.models.attention_fusion import fuse_layers, layer_weights
 from seqrecipes.models.axes import PARAMETER_AXES
 from seqrecipes.models.encoder import real_lengths
@@ -112,9 +112,10 @@ def test_queries_start_at_zero_and_are_all_that_is_new(
     fusion: str, shape: tuple[int, ...], axes: tuple[str | None, ...]
 ) -> None:
     config = tiny.config(decoder_layers=3, attention_fusion=fusion)
-    batch = tiny.batch(config)
-    leaves = tree.flatten(harness.initial(build(config), batch))
-    plain = tree.flatten(harness.initial(build(tiny.config(decoder_layers=3)), batch))
+    plain, leaves = (
+        tree.flatten(jax.jit(functools.partial(init_params, each, 0))())
+        for each in (tiny.config(decoder_layers=3), config)
+    )
     assert tree.first_match(PARAMETER_AXES, leaves, field="here")[QUERY[fusion]] == axes
     query = leaves.pop(QUERY[fusion])
     assert query.shape == shape

@@ -213,7 +213,7 @@ def trained(partitioning: Partitioning, devices: int) -> harness.Result:
 def test_a_frozen_table_stays_bit_for_bit_and_has_no_moments() -> None:
     result = trained(Partitioning(), 0)
     model = labels.labeller(dropout=0.1)
-    before = tree.flatten(harness.initial(model, {}))
+    before = tree.flatten(harness.initial(model))
     for path, value in result.ends[0].items():
         if path.startswith(FREEZE):
             np.testing.assert_array_equal(value, before[path])
@@ -243,7 +243,7 @@ def test_it_memorises_a_batch() -> None:
     model = labels.labeller(hidden_size=32, mlp_size=64)
     batch = labels.batch(model, rows=8)
     adamw = AdamW(peak=1e-2, warmup_steps=10, floor=1e-3, weight_decay=0.0)
-    params = harness.initial(model, batch)
+    params = harness.initial(model)
     span = harness.place(params, (Phase(120, FREEZE),))[0]
     state = harness.enter_phase(harness.fresh_state(params), span, adamw)
     step = harness.compiled_step(model, adamw, span, total_steps=120, minimised=Loss())

@@ -42,7 +42,8 @@ ACTIVITIES = {
     "claim": ("seqrecipes.runner", "Run", "_claim"),
     "checkpoint": ("seqrecipes.training.checkpoints", "Checkpoints", "wait"),
     "restoring": ("seqrecipes.training.checkpoints", "Checkpoints", "restore"),
-    "validation": ("seqrecipes.training.reporting", "Reporter", "validation"),
+    "validation": ("seqrecipes.training.loop", "", "evaluator"),
+    "evaluation": ("seqrecipes.downstream.scoring", "Scorer", "evaluate"),
     "probes": ("seqrecipes.downstream.probing", "Probes", "look"),
     "export": ("seqrecipes.hugging_face", "", "export_checkpoint"),
     "warm start": ("seqrecipes.conversion.warm_start", "", "from_checkpoint"),
@@ -125,19 +126,21 @@ class Stage:
         """In the process: from now on the functions of `ACTIVITIES` say when they are at work."""
         for number, name in enumerate(_NAMES):
             if name in ACTIVITIES:
-                self._wrap(*place_of(name), number)
+                place, function = place_of(name)
+                setattr(place, function, self._watched(getattr(place, function), number))
 
-    def _wrap(self, place: Any, function: str, number: int) -> None:
-        true = getattr(place, function)
+    def _watched(self, function: Any, number: int) -> Any:
+        """The same function; one that it makes is at the same work."""
 
-        def wrapped(*arguments: Any, **named: Any) -> Any:
+        def watched(*arguments: Any, **named: Any) -> Any:
             before, self._byte[0] = self._byte[0], number
             try:
-                return true(*arguments, **named)
+                result = function(*arguments, **named)
             finally:
                 self._byte[0] = before
+            return self._watched(result, number) if callable(result) else result
 
-        setattr(place, function, wrapped)
+        return watched
 
 
 def place_of(activity: str) -> tuple[Any, str]:
@@ -308,13 +311,15 @@ class Trial:
     def _moment(self, done: int) -> Callable[[str, float, dict[str, float]], bool]:
         """When to kill a run that was killed so often: at any time, or while something is done.
 
-        What is aimed at may not come any more: then at about the end of what is left.
+        Aims are at what was hit least so far. It may not come any more in this run: then at about
+        the end of what is left.
         """
         left = self._seconds / (1 + done)
         if self._chance.random() < 0.5:
             at = self._chance.uniform(0, 1.2 * left)
             return lambda activity, seconds, times: seconds > at
-        aim = self._chance.choice(list(self.scene.activities))
+        fewest = min(self.kills[activity] for activity in self.scene.activities)
+        aim = self._chance.choice([a for a in self.scene.activities if self.kills[a] == fewest])
         within = self._chance.uniform(0, self._times.get(aim, 0.05))
         return lambda activity, seconds, times: (
             seconds > left or (activity == aim and times[aim] >= within)

@@ -115,7 +115,7 @@ SCENES = {
             "finetune",
             ("gin/finetune/udpos.gin", "gin/finetune/demo.gin"),
             TUNE | {"SEEDS": [0, 1]},
-            ("claim", "checkpoint", "restoring", "validation", "scoring", "clearing"),
+            ("claim", "checkpoint", "restoring", "evaluation", "scoring", "clearing"),
         ),
         Scene(
             "protocol",

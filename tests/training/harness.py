@@ -15,7 +15,7 @@ import numpy as np
 from seqrecipes import tree
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import PLAIN, AdamW, Loss, Partitioning
-from seqrecipes.models import Model, random_params, shapes
+from seqrecipes.models import Model, shapes
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.phases import Span, spans
 from seqrecipes.training.step import (
@@ -36,9 +36,16 @@ def fresh_state(params: tree.Tree) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), jax.tree.map(jnp.array, params), {})
 
 
-def initial(model: Model, batch: tiny.Arrays, seed: int = 0) -> dict[str, Any]:
-    """Freshly initialised parameters, on one device."""
-    return jax.jit(functools.partial(random_params, model, seed))()
+def initial(model: Model) -> dict[str, Any]:
+    """NumPy parameters like fresh ones, which take seconds to compile: small, 0 or 1."""
+    rng = np.random.default_rng(0)
+    leaves = {}
+    for path, leaf in tree.flatten(tiny.shapes(model)).items():
+        if path.endswith(("scale", "bias", "fusion/query")):
+            leaves[path] = np.full(leaf.shape, path.endswith("scale"), np.float32)
+        else:
+            leaves[path] = (0.02 * rng.standard_normal(leaf.shape)).astype(np.float32)
+    return tree.unflatten(leaves)
 
 
 def place(params: tree.Tree, phases: Sequence[Phase]) -> list[Span]:
@@ -104,28 +111,22 @@ def run(
     start: TrainState | None = None,
     only: slice = slice(None),
 ) -> Result:
-    """Trains on one batch, on a mesh or (None) on one device, from a state or newly initialised.
+    """Trains on one batch, on a mesh or (None) on one device, from a state or from the beginning.
 
     Of the phases only those of the slice are trained; they stand in the schedule of all.
     """
     placed = place(shapes(model), phases)
     rows = len(next(iter(batch.values())))
     with contextlib.ExitStack() as stack:
-        shardings, inputs = None, dict(batch)
+        inputs = dict(batch)
         if mesh is not None:
             stack.enter_context(partitioning.on(mesh))
-            shardings = tree.unflatten(partitioning.parameter_shardings(shapes(model), mesh))
             parts.check_batch(rows, partitioning.micro_batches, mesh, field="batch_size")
             chosen = parts.local_rows(rows, mesh)
             inputs = parts.global_batch({k: v[chosen] for k, v in batch.items()}, rows, mesh)
-        if start is None:
-            init = functools.partial(random_params, model, 0)
-            params = jax.jit(init, out_shardings=shardings)()
-            state = TrainState(jnp.zeros((), jnp.int32), params, {})
-        elif mesh is None:
-            state = copied(start)
-        else:
-            state = jax.device_put(start, state_shardings(start, partitioning, mesh))
+        state = fresh_state(initial(model)) if start is None else copied(start)
+        if mesh is not None:
+            state = jax.device_put(state, state_shardings(state, partitioning, mesh))
         ends, metrics, states = [], [], []
         for span in placed[only]:
             enter = functools.partial(enter_phase, span=span, adamw=adamw)

@@ -218,7 +218,7 @@ def test_initial_loss_is_the_logarithm_of_the_vocabulary(name: str, tie_head: bo
 def memorise(model: Model, batch: tiny.Arrays, steps: int) -> list[float]:
     """Losses of training on one batch again and again."""
     adamw = AdamW(peak=3e-3, warmup_steps=10, floor=3e-4, weight_decay=0.0)
-    state, span = entered(harness.initial(model, batch), adamw, (Phase(steps),))
+    state, span = entered(harness.initial(model), adamw, (Phase(steps),))
     step = harness.compiled_step(model, adamw, span, total_steps=steps)
     losses = []
     for _ in range(steps):
@@ -289,7 +289,7 @@ def test_gradient_of_a_tied_table_is_the_sum_of_its_uses(decoder_layers: int, he
 def test_untied_head_starts_from_the_table_and_leaves_it() -> None:
     model_config = tiny.config(tie_head=False, encoder_layers=1, decoder_layers=1)
     model, batch = build(model_config), tiny.batch(model_config)
-    params = harness.initial(model, batch)
+    params = harness.initial(model)
     assert not np.array_equal(
         params["lm_head"]["embedding"], params["token_embedding"]["embedding"]
     )

@@ -55,8 +55,8 @@ def trained() -> harness.Result:
 @functools.cache
 def snapshots() -> list[dict[str, np.ndarray]]:
     """Parameters at the start and at the end of every phase."""
-    start = tree.flatten(harness.initial(build(CONFIG), BATCH))
-    return [{path: np.asarray(x) for path, x in start.items()}, *trained().ends]
+    start = tree.flatten(harness.initial(build(CONFIG)))
+    return [start, *trained().ends]
 
 
 def frozen_rows(path: str, value: np.ndarray, index: int) -> int:
