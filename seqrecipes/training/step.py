@@ -182,7 +182,7 @@ def make_train_step(
             )
             return sums.objective, sums
 
-        gradient = jax.grad(loss, has_aux=True)
+        gradient = jax.jit(jax.grad(loss, has_aux=True))  # traced once, wherever it is called
         ids = jnp.arange(batch[model.TOKENS[0]].shape[0])
         if micro_batches == 1:
             gradients, sums = gradient(trainable, batch, ids)
