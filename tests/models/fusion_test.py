@@ -181,7 +181,6 @@ def trained(fusion: str, partitioning: Partitioning) -> harness.Result:
         mlp_size=64,
         num_heads=4,
         tie_head=False,
-        dropout=0.1,
         attention_fusion=fusion,
     )
     batch = tiny.batch(config, rows=8, source=12, target=10)

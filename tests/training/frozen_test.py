@@ -17,7 +17,7 @@ from seqrecipes.training.step import enter_phase, loss_sums, split_params
 from tests.models import tiny
 from tests.training import harness
 
-CONFIG = tiny.config(dropout=0.1)
+CONFIG = tiny.config()
 BATCH = tiny.batch(CONFIG, rows=8)
 # Frozen, unfrozen, frozen again, unfrozen again.
 PHASES = (Phase(3, harness.FREEZE), Phase(3), Phase(2, harness.FREEZE), Phase(2))

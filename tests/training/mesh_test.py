@@ -136,9 +136,7 @@ def test_tensor_axis_splits_heads_feed_forward_and_vocabulary() -> None:
 
 
 def test_encoder_only_model_trains_alike_on_a_mesh() -> None:
-    config = tiny.config(
-        vocab_size=64, hidden_size=32, mlp_size=64, num_heads=4, decoder_layers=0, dropout=0.1
-    )
+    config = tiny.config(vocab_size=64, hidden_size=32, mlp_size=64, num_heads=4, decoder_layers=0)
     model, batch = build(config), tiny.batch(config, rows=16, source=12)
     partitioning = Partitioning(data=2, fsdp=2, tensor=2, micro_batches=2)
     phases = (Phase(2),)

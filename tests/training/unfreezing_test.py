@@ -38,8 +38,6 @@ CONFIG = tiny.config(
     encoder_layers=4,
     decoder_layers=1,
     tie_head=False,
-    dropout=0.1,
-    attention_dropout=0.1,
 )
 BATCH = tiny.batch(CONFIG, rows=16)
 # A large epsilon keeps Adam's first steps from being the sign of rounding errors.
