@@ -12,7 +12,7 @@ import pytest
 from seqrecipes import tree
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import AdamW, Partitioning
-from seqrecipes.models import build, random_params, shapes
+from seqrecipes.models import build
 from tests.models import tiny
 from tests.training import harness
 
@@ -56,17 +56,6 @@ def test_every_mesh_trains_as_one_device_does(name: str) -> None:
     for end, expected_end in zip(result.ends, expected.ends, strict=True):
         for path, value in expected_end.items():
             np.testing.assert_allclose(end[path], value, rtol=0, atol=2e-6, err_msg=path)
-
-
-def test_parameters_start_alike_on_a_mesh() -> None:
-    model, partitioning = build(CONFIG), Partitioning(data=2, fsdp=2, tensor=2)
-    init = functools.partial(random_params, model, 0)
-    layout = partitioning.parameter_shardings(shapes(model), partitioning.mesh())
-    expected = tree.flatten(jax.jit(init)())
-    found = tree.flatten(jax.jit(init, out_shardings=tree.unflatten(layout))())
-    for path, value in expected.items():
-        np.testing.assert_array_equal(found[path], value, err_msg=path)
-        assert found[path].sharding == layout[path]
 
 
 @pytest.mark.parametrize("name", MESHES)
