@@ -3,7 +3,7 @@
 # Candidates, in order; the first that is Python 3.11 to 3.13 and can make a virtual environment is
 # used. PYTHON=/path/to/python decides instead.
 PYTHON ?= python3.11 python3.12 python3.13 python3
-# uv installs ten times as fast where it is present. `make UV= setup` uses pip all the same.
+# uv installs far faster where it is present. `make UV= setup` uses pip all the same.
 UV ?= $(shell command -v uv 2>/dev/null)
 # Extra arguments: make test PYTEST_ARGS="tests/models -x", make lock LOCK_ARGS=--upgrade.
 PYTEST_ARGS ?=
