@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import models
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
+from seqrecipes.config.training import Checkpointing, Partitioning
 from seqrecipes.models import ModelConfig
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training
@@ -60,6 +61,6 @@ def first_state(training: Training, mesh: Mesh) -> TrainState:
     with training.partitioning.on(mesh):
         zero = jax.device_put(np.zeros((), np.int32), parts.replicated(mesh))
         state = TrainState(zero, training.random_params(mesh), {})
-        enter = functools.partial(enter_phase, span=span, adamw=training.optimizer)
+        enter = functools.partial(enter_phase, span=span, optimizer=training.optimizer)
         layout = training.layout(span, mesh)
         return jax.jit(enter, out_shardings=layout, donate_argnums=0)(state)

@@ -25,6 +25,7 @@ from seqrecipes.config import finetuning, recipe, training, vocabulary
 from seqrecipes.config import flags as flags_of
 from seqrecipes.config.bindings import Bindings, Key
 from seqrecipes.config.check import did_you_mean
+from seqrecipes.config.optimizers import OPTIMIZERS
 from seqrecipes.data import task_modules
 from seqrecipes.data.corpora import parallel_files, text_files, tfds_text
 from seqrecipes.data.labelled import local_files, tfds_sets
@@ -55,7 +56,8 @@ _PARTS: dict[str, Callable[..., Any]] = {
     each.__name__: each
     for each in (
         *(recipe.Recipe, recipe.Stage, recipe.Phase, recipe.WarmStart),
-        *(training.AdamW, training.Loss, training.Partitioning, training.Checkpointing),
+        *(training.Loss, training.Partitioning, training.Checkpointing),
+        *OPTIMIZERS.values(),
         *(finetuning.Finetuning, finetuning.Search),
     )
 }
@@ -64,7 +66,7 @@ CONFIGURABLES = {**ROOTS, **LAZY, **_PARTS}
 _HOMES = {
     "WarmStart": "Stage.warm_start",
     "Loss": "Stage.loss",
-    "AdamW": "Stage.optimizer",
+    **dict.fromkeys(OPTIMIZERS, "Stage.optimizer"),
     "Partitioning": "Recipe.partitioning",
     "Checkpointing": "Recipe.checkpointing",
     "Search": "Finetuning.search",

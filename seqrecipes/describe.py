@@ -102,8 +102,8 @@ def resolved_recipe(
             f"({state})",
             *([f"  taken from {one.folder}"] if one.shared else []),
             f"  batch {stage.batch_size:,} x {training.tokens_per_update // stage.batch_size} = "
-            f"{training.tokens_per_update:,} tokens; peak learning rate {stage.optimizer.peak:g}, "
-            f"warm-up {stage.optimizer.warmup_steps:,}, floor {stage.optimizer.floor:g}",
+            f"{training.tokens_per_update:,} tokens",
+            f"  {stage.optimizer}",
         ]
         if one.source:
             lines.append(f"  warm start: {one.source.conversion} from {one.source.folder}")

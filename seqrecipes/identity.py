@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from seqrecipes.config import optimizers
 from seqrecipes.config.recipe import Phase, Recipe, Stage
-from seqrecipes.config.training import AdamW, Loss
+from seqrecipes.config.training import Loss
 from seqrecipes.errors import UserError
 from seqrecipes.models import ModelConfig
 from seqrecipes.recipe import RECIPE_FILE
@@ -56,7 +57,11 @@ def identity(
         for phase in written["phases"]:
             for name in _FREE_OF_PHASES:
                 phase.pop(name)
-        written |= {"model": model, "seed": one.training.seed}
+        written |= {
+            "model": model,
+            "seed": one.training.seed,
+            "optimizer": one.stage.optimizer.to_dict(),
+        }
         stages.append({**written, **streams[one.stage.name]})
     fields = ("corpus", "sequence_length", "smoothing", "seed")
     return plain({**{name: getattr(recipe, name) for name in fields}, **data, "stages": stages})
@@ -162,7 +167,7 @@ def _with_defaults(recipe: dict[str, Any]) -> dict[str, Any]:
     stages = []
     for stage in recipe["stages"]:
         parts = {
-            "optimizer": _defaults(AdamW) | stage["optimizer"],
+            "optimizer": plain(optimizers.complete(stage["optimizer"])),
             "loss": _defaults(Loss) | stage["loss"],
             "phases": [_defaults(Phase, *_FREE_OF_PHASES) | phase for phase in stage["phases"]],
             "model": _defaults(ModelConfig, *_FREE_OF_MODELS) | stage["model"],

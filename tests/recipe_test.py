@@ -10,8 +10,9 @@ import pytest
 
 from seqrecipes import describe, models, resolve, tree
 from seqrecipes import identity as identities
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase, Recipe, Stage, WarmStart
-from seqrecipes.config.training import AdamW, Partitioning
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import config as model_config
 from seqrecipes.recipe import training_units

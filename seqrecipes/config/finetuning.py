@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import gin
 
 from seqrecipes.config.check import Range, check_fields
-from seqrecipes.config.training import PLAIN, AdamW, Loss, Partitioning, Positive
+from seqrecipes.config.optimizers import Chosen
+from seqrecipes.config.training import PLAIN, Loss, Partitioning, Positive
 from seqrecipes.errors import UserError
 
 TRAINED: Literal["trained"] = "trained"
@@ -62,7 +63,7 @@ class Finetuning:
       set: a labelled set of the task module.
       metric: by which the best checkpoint is chosen, on the validation split of `language`.
       lengths: {feature: static length} of the set's features.
-      optimizer: AdamW and its schedule over all updates.
+      optimizer: one of `config.optimizers`, with its schedule over all updates.
       batch_size: examples per update.
       epochs: passes over the training split.
       max_updates: a limit on their updates; 0 is none. The schedule ends where training ends.
@@ -91,7 +92,7 @@ class Finetuning:
     set: str
     metric: str
     lengths: Mapping[str, Positive]
-    optimizer: AdamW
+    optimizer: Chosen
     batch_size: Positive
     epochs: Positive
     max_updates: Count = 0

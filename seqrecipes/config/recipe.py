@@ -14,7 +14,8 @@ import gin
 
 from seqrecipes.config.check import Range, check_fields, did_you_mean
 from seqrecipes.config.finetuning import Finetuning
-from seqrecipes.config.training import PLAIN, AdamW, Checkpointing, Loss, Partitioning, Positive
+from seqrecipes.config.optimizers import OPTIMIZERS, AdamW, Chosen
+from seqrecipes.config.training import PLAIN, Checkpointing, Loss, Partitioning, Positive
 from seqrecipes.config.vocabulary import Normalization
 from seqrecipes.errors import UserError
 
@@ -33,6 +34,7 @@ class Phase:
     Attributes:
       steps: number of updates.
       freeze: regular expressions over parameter paths, e.g. ('encoder', 'token_embedding').
+      train: the same, for what is to train while all else is frozen; in place of `freeze`.
       frozen_dropout: dropout inside what is frozen stays on, as in our reading of Soltan et al.
         2023, section 2.1.5; False computes a wholly frozen encoder as at inference.
       frozen_encoder_layers: so many of the encoder's lowest layers are frozen beside what `freeze`
@@ -44,18 +46,23 @@ class Phase:
 
     steps: Positive
     freeze: Sequence[str] = ()
+    train: Sequence[str] = ()
     frozen_dropout: bool = True
     frozen_encoder_layers: Count = 0
     micro_batches: Count = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.freeze and self.train:
+            remedy = "freezes all but itself; leave Phase.freeze empty, or leave this out"
+            raise UserError("Phase.train", list(self.train), remedy)
 
     @property
     def frozen(self) -> list[str]:
         """The frozen parameters as a person reads them: path expressions, and a range of layers."""
         count = self.frozen_encoder_layers
-        return [*self.freeze, *([f"{LAYERS}[0:{count}]"] if count else [])]
+        rest = [f"all but {', '.join(self.train)}"] if self.train else []
+        return [*self.freeze, *rest, *([f"{LAYERS}[0:{count}]"] if count else [])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +93,7 @@ class Stage:
       objective: how text becomes examples: `mlm`, `span_drop`, `span_mask`.
       phases: spans of steps with their frozen sets, in order.
       batch_size: examples per update.
-      optimizer: AdamW and its schedule over all phases.
+      optimizer: one of `config.optimizers`, with its schedule over all phases.
       loss: cross-entropy, with label smoothing or z-loss if asked for.
       warm_start: None starts from random parameters.
       model_overrides: fields of the model's configuration to replace.
@@ -98,7 +105,7 @@ class Stage:
     objective: str
     phases: Sequence[Phase]
     batch_size: Positive
-    optimizer: AdamW = dataclasses.field(default_factory=AdamW)
+    optimizer: Chosen = dataclasses.field(default_factory=AdamW)
     loss: Loss = PLAIN
     warm_start: WarmStart | None = None
     model_overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -241,6 +248,7 @@ class Pretraining:
             raise UserError("train.model_dir", self.model_dir, "name a folder")
 
 
-for _configurable in (Recipe, Stage, Phase, WarmStart, AdamW, Loss, Partitioning, Checkpointing):
+_CONFIGURABLES = (Recipe, Stage, Phase, WarmStart, Loss, Partitioning, Checkpointing)
+for _configurable in (*_CONFIGURABLES, *OPTIMIZERS.values()):
     gin.external_configurable(_configurable)
 train = gin.external_configurable(Pretraining, "train")

@@ -1,4 +1,4 @@
-"""How a model is trained, beside its recipe: optimizer, loss, devices, checkpoints."""
+"""How a model is trained, beside its recipe and optimizer: loss, devices, checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from seqrecipes.config.check import Range, check_fields
-from seqrecipes.errors import UserError
 
 if TYPE_CHECKING:
     import jax
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
 
     from seqrecipes.training.partitioning import Placement
     from seqrecipes.tree import Tree
-
-# No decay on biases and LayerNorm.
-DECAY_RULES: tuple[tuple[str, bool], ...] = ((r".*(bias|scale)$", False), (r".*", True))
 
 AXIS_RULES: tuple[tuple[str, str | tuple[str, ...]], ...] = (
     ("batch", ("data", "fsdp")),
@@ -31,61 +27,6 @@ AXIS_RULES: tuple[tuple[str, str | tuple[str, ...]], ...] = (
 
 Positive = Annotated[int, Range(1)]
 NotNegative = Annotated[float, Range(0)]
-Momentum = Annotated[float, Range(0, below=1)]
-
-
-@dataclasses.dataclass(frozen=True)
-class AdamW:
-    """AdamW, warm-up, linear decay to a floor (Soltan et al. 2023, appendix E and Table 10).
-
-    The paper gives the schedules; betas and weight decay are those of its fine-tuning (Table 10),
-    epsilon and clipping are common practice.
-
-    Attributes:
-      peak: learning rate at the end of the warm-up.
-      warmup_steps: W.
-      warmup: 'linear', or 'exponential', which multiplies by the same factor at every update.
-      start: learning rate before the first update.
-      floor: learning rate of the last update.
-      beta1: decay of the first moment.
-      beta2: decay of the second moment.
-      epsilon: added to the root of the second moment.
-      weight_decay: decoupled, times the learning rate.
-      clip_norm: largest global norm of the trainable part's gradient; 0 does not clip.
-      decay_rules: (regular expression over parameter paths, whether to decay), first match wins.
-      multipliers: (regular expression over parameter paths, factor on their learning rate), first
-        match wins and what matches none has the factor 1. The decay, being times the learning rate,
-        is multiplied with it.
-    """
-
-    peak: Annotated[float, Range(above=0)] = 1.5e-4
-    warmup_steps: Annotated[int, Range(0)] = 5_000
-    warmup: Literal["linear", "exponential"] = "linear"
-    start: NotNegative = 0.0
-    floor: NotNegative = 5e-6
-    beta1: Momentum = 0.9
-    beta2: Momentum = 0.99
-    epsilon: NotNegative = 1e-8
-    weight_decay: NotNegative = 0.1
-    clip_norm: NotNegative = 1.0
-    decay_rules: Sequence[tuple[str, bool]] = DECAY_RULES
-    multipliers: Annotated[
-        Sequence[tuple[str, Annotated[float, Range(above=0)]]],
-        "write a list of pairs: [('encoder', 0.1)]; factors are above 0, and what is not to train "
-        "belongs into Phase.freeze",
-    ] = ()
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.peak < self.floor:
-            raise UserError(
-                "AdamW.peak", self.peak, f"must be at least AdamW.floor = {self.floor:g}"
-            )
-        if self.start > self.peak or (self.warmup == "exponential" and not self.start):
-            remedy = f"lies below AdamW.peak = {self.peak}"
-            if self.warmup == "exponential":
-                remedy += "; an exponential warm-up begins above 0, e.g. 1e-7"
-            raise UserError("AdamW.start", self.start, remedy)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import identity, tree
+from seqrecipes.config import optimizers
 from seqrecipes.config.finetuning import Finetuning
 from seqrecipes.config.recipe import Phase
 from seqrecipes.config.training import Checkpointing
@@ -129,6 +130,7 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """What decides the numbers that come out."""
         written = dataclasses.asdict(self.finetuning)
+        written["optimizer"] = self.finetuning.optimizer.to_dict()
         for name in _FREE:
             written.pop(name)
         folder = self.source.folder
@@ -153,6 +155,8 @@ class Prepared:
         """
         file = run_dir / RUN_FILE
         there = identity.read(file) if file.exists() else _of_checkpoints(run_dir)
+        if there:
+            there["optimizer"] = identity.plain(optimizers.complete(there["optimizer"]))
         if there and (changed := identity.differences(there, self.identity(), "Finetuning")):
             raise UserError(
                 "MODEL_DIR",
@@ -190,8 +194,7 @@ class Prepared:
             f"  {len(self.train.references):,} examples to train on, "
             f"{len(self.validation.references):,} to select by {ours.metric} ({ours.language})",
             f"  {training.steps:,} updates of {ours.batch_size} examples, {self.steps_per_epoch:,} "
-            f"an epoch; peak {ours.optimizer.peak:g}, {ours.optimizer.warmup} warm-up of "
-            f"{ours.optimizer.warmup_steps:,}, floor {ours.optimizer.floor:g}",
+            f"an epoch; {ours.optimizer}",
             f"  scored: {', '.join(self.languages)}",
         ]
         return "\n".join(lines)

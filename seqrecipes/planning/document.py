@@ -116,9 +116,11 @@ def _stage(
     machine: Machine | None,
     fitted: dict[str, list[dict[str, Any]]],
 ) -> dict[str, Any]:
-    adamw, steps = stage.stage.optimizer, stage.training.steps
-    schedule = optimizer.schedule(adamw, steps)
-    corners = (0, adamw.warmup_steps, steps)
+    ours, steps = stage.stage.optimizer, stage.training.steps
+    schedule = optimizer.schedule(ours, steps)
+    # A straight line needs its ends alone.
+    points = 2 if ours.schedule == "linear" else 65
+    corners = [0, *np.linspace(ours.warmup_steps, steps, points).astype(int).tolist()]
     phases = [
         phase
         | _amounts(phase["training_units"], describe.phase_flops(phase), machine)

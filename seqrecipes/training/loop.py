@@ -19,8 +19,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import Optimizer
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import PLAIN, AdamW, Checkpointing, Loss, Partitioning
+from seqrecipes.config.training import PLAIN, Checkpointing, Loss, Partitioning
 from seqrecipes.models import Labeller, Model, random_params, shapes
 from seqrecipes.training import accelerators, flops, reporting
 from seqrecipes.training import partitioning as parts
@@ -79,7 +80,7 @@ class Training:
       model: the module.
       features: {feature: static length} of a batch.
       phases: spans of steps with their frozen sets.
-      optimizer: AdamW and its schedule.
+      optimizer: with its schedule.
       partitioning: mesh, layout, micro-batches.
       checkpointing: when to save and what to keep.
       batch_size: examples per update, over all devices and micro-batches.
@@ -96,7 +97,7 @@ class Training:
     model: Model
     features: Mapping[str, int]
     phases: Sequence[Phase]
-    optimizer: AdamW
+    optimizer: Optimizer
     partitioning: Partitioning
     checkpointing: Checkpointing
     batch_size: int
@@ -139,7 +140,7 @@ class Training:
         """Shapes and shardings of the state within a phase."""
         step = jax.ShapeDtypeStruct((), jnp.int32)
         state = jax.eval_shape(
-            functools.partial(enter_phase, span=span, adamw=self.optimizer),
+            functools.partial(enter_phase, span=span, optimizer=self.optimizer),
             TrainState(step, self.shapes, {}),
         )
         return jax.tree.map(
@@ -174,7 +175,7 @@ class Training:
 
     def enter(self, state: TrainState, span: Span, mesh: Mesh) -> TrainState:
         """The state at the beginning of a phase; the one before is donated."""
-        enter = functools.partial(enter_phase, span=span, adamw=self.optimizer)
+        enter = functools.partial(enter_phase, span=span, optimizer=self.optimizer)
         return jax.jit(enter, out_shardings=self.layout(span, mesh), donate_argnums=0)(state)
 
     def flops_by_part(self, span: Span) -> dict[str, float]:

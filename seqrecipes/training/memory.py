@@ -28,7 +28,7 @@ class Memory:
 
     Attributes:
       parameters: float32, trainable and frozen.
-      moments: two float32 numbers for every trainable parameter, and Adam's counts.
+      moments: the optimizer's state; AdamW's is two float32 numbers a trainable parameter.
       gradients: float32, of the trainable parameters.
       logits: of one tile of positions and of one micro-batch, and their gradient, float32.
       activations: all else: states kept for the backward pass, scratch space, the batch. XLA puts

@@ -1,4 +1,4 @@
-"""AdamW on the trainable part of a model, in cohorts, with a warm-up and a linear decay.
+"""An optimizer on the trainable part of a model: parameter groups, schedule, clipping, decay.
 
 Frozen parameters have no gradient, no moments and no update. Clipping sees the trainable part only.
 """
@@ -6,71 +6,184 @@ Frozen parameters have no gradient, no moments and no update. Clipping sees the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from seqrecipes import tree
-from seqrecipes.config.training import AdamW
-from seqrecipes.errors import UserError
+from seqrecipes.config import optimizers
+from seqrecipes.config.optimizers import Optimizer
+from seqrecipes.models.axes import PARAMETER_AXES
 from seqrecipes.training import slices
 
 Array = jax.Array
 Leaves = Mapping[str, Array]
-State = dict[str, optax.ScaleByAdamState]
+# {cohort: optax state}, whose dictionaries are by the names of parameters.
+State = dict[str, Any]
 
 
-def schedule(adamw: AdamW, total_steps: int) -> optax.Schedule:
-    """Learning rate of update number t = 1 ... total_steps, continued linearly down to t = 0.
+def schedule(optimizer: Optimizer, total_steps: int) -> optax.Schedule:
+    """Learning rate of update number t = 1 ... total_steps, and the warm-up's start at t = 0.
 
-    Up to t = W start + (peak - start) * t / W, or start * (peak / start) ** (t / W); then
-    floor + (peak - floor) * (T - t) / (T - W).
+    The formulas stand in `config.optimizers.Optimizer`. The warm-up up to t = W is
+    start + (peak - start) * t / W, or start * (peak / start) ** (t / W).
 
     Raises:
-      UserError: the warm-up does not end before the stage does.
+      UserError: warm-up and decay do not end, or meet, before the stage does.
     """
-    if adamw.warmup_steps >= total_steps:
-        raise UserError(
-            "AdamW.warmup_steps",
-            adamw.warmup_steps,
-            f"must be less than the stage's {total_steps} steps",
+    rest = total_steps - optimizer.warmup_steps
+    if rest < 1:
+        optimizer.refuse("warmup_steps", f"must be less than the stage's {total_steps} steps")
+    if optimizer.decay_steps > rest:
+        optimizer.refuse(
+            "decay_steps", f"must be at most {rest}, the stage's steps after its warm-up"
         )
-    return optax.join_schedules(
-        [
-            _rise(adamw),
-            optax.linear_schedule(adamw.peak, adamw.floor, total_steps - adamw.warmup_steps),
-        ],
-        [adamw.warmup_steps],
-    )
+    both = [_rise(optimizer), _fall(optimizer, rest)]
+    return optax.join_schedules(both, [optimizer.warmup_steps])
 
 
-def _rise(adamw: AdamW) -> optax.Schedule:
-    if adamw.warmup == "linear":
-        return optax.linear_schedule(adamw.start, adamw.peak, adamw.warmup_steps)
-    ratio = math.log(adamw.peak / adamw.start) / max(adamw.warmup_steps, 1)
-    return lambda step: adamw.start * jnp.exp(ratio * step)
+def _rise(optimizer: Optimizer) -> optax.Schedule:
+    if optimizer.warmup == "linear":
+        return optax.linear_schedule(optimizer.start, optimizer.peak, optimizer.warmup_steps)
+    ratio = math.log(optimizer.peak / optimizer.start) / max(optimizer.warmup_steps, 1)
+    return lambda step: optimizer.start * jnp.exp(ratio * step)
 
 
-def check_rules(adamw: AdamW, paths: Iterable[str]) -> None:
+def _fall(optimizer: Optimizer, rest: int) -> optax.Schedule:
+    """The learning rate by the number of updates since the warm-up."""
+    peak, floor = optimizer.peak, optimizer.floor
+    warmup, decay = optimizer.warmup_steps, optimizer.decay_steps
+
+    def inverse_sqrt(step: Any) -> Array:
+        # During the warm-up, too, where nobody asks, it is to be a number.
+        return jnp.maximum(floor, peak * jnp.sqrt(warmup / jnp.maximum(warmup + step, 1)))
+
+    def wsd(step: Any) -> Array:
+        decayed = jnp.clip((step - (rest - decay)) / max(decay, 1), 0, 1)
+        return peak - (peak - floor) * jnp.sqrt(decayed)
+
+    return {
+        "linear": optax.linear_schedule(peak, floor, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, floor / peak),
+        "inverse_sqrt": inverse_sqrt,
+        "wsd": wsd,
+        "constant": optax.constant_schedule(peak),
+    }[optimizer.schedule]
+
+
+def check_rules(optimizer: Optimizer, paths: Iterable[str]) -> None:
     """Checks multipliers and decay rules against all parameters of a model, frozen ones too.
 
     Raises:
       UserError: an expression is malformed, one of the multipliers matches nothing, or a parameter
         has no rule for its decay.
     """
-    patterns = [pattern for pattern, _ in adamw.multipliers]
+    patterns = [pattern for pattern, _ in optimizer.multipliers]
     paths = list(paths)
-    tree.select(patterns, paths, field="AdamW.multipliers")
-    tree.first_match(adamw.decay_rules, paths, field="AdamW.decay_rules")
+    tree.select(patterns, paths, field=f"{optimizer.name}.multipliers")
+    tree.first_match(optimizer.decay_rules, paths, field=f"{optimizer.name}.decay_rules")
 
 
-def _adam(adamw: AdamW) -> optax.GradientTransformation:
-    return optax.scale_by_adam(adamw.beta1, adamw.beta2, adamw.epsilon)
+def _adamw(ours: Any) -> optax.GradientTransformation:
+    return optax.scale_by_adam(ours.beta1, ours.beta2, ours.epsilon)
 
 
-def init(adamw: AdamW, trainable: Leaves, cohorts: Mapping[str, int], old: State) -> State:
+def _lion(ours: optimizers.Lion) -> optax.GradientTransformation:
+    return optax.scale_by_lion(ours.beta1, ours.beta2)
+
+
+def _adafactor(ours: optimizers.Adafactor) -> optax.GradientTransformation:
+    matrix = optax.chain(
+        optax.scale_by_factored_rms(
+            decay_rate=ours.decay_rate,
+            min_dim_size_to_factor=ours.smallest_factored,
+            epsilon=ours.epsilon,
+        ),
+        optax.clip_by_block_rms(ours.clip_rms),
+        optax.scale_by_param_block_rms() if ours.relative else optax.identity(),
+    )
+    return _by_layer(lambda path: matrix)
+
+
+def _muon(ours: optimizers.Muon) -> optax.GradientTransformation:
+    def of(path: str) -> optax.GradientTransformation:
+        axes = _axes(path)[1:] if _is_stacked(path) else ()
+        if not path.endswith("/kernel") or len(axes) < 2:
+            return _adamw(ours)
+        # A kernel multiplies the states, or the heads' outputs, from their last axes on.
+        inputs = 1 if axes[0] == "embed" else len(axes) - 1
+        sides = tuple(range(inputs)), tuple(range(inputs, len(axes)))
+        return optax.chain(
+            optax.contrib.scale_by_muon(
+                ns_steps=ours.iterations,
+                beta=ours.momentum,
+                weight_dimension_numbers=optax.contrib.MuonDimensionNumbers(*sides),
+            ),
+            optax.stateless(lambda updates, _: updates * _rms_scale(updates.shape, inputs)),
+        )
+
+    def _rms_scale(shape: tuple[int, ...], inputs: int) -> float:
+        # An orthogonal matrix of n x m has the root mean square 1 / sqrt(max(n, m)).
+        return ours.rms * math.sqrt(max(math.prod(shape[:inputs]), math.prod(shape[inputs:])))
+
+    return _by_layer(of)
+
+
+def _axes(path: str) -> tuple[str | None, ...]:
+    return tree.first_match(PARAMETER_AXES, [path], field="PARAMETER_AXES")[path]
+
+
+def _is_stacked(path: str) -> bool:
+    return _axes(path)[0] == "layers"
+
+
+def _by_layer(of: Callable[[str], optax.GradientTransformation]) -> optax.GradientTransformation:
+    """Every parameter, and every layer of a stacked one, on its own.
+
+    What looks at a whole matrix would take a stack for one matrix, and so depend on how layers are
+    stacked and cut.
+
+    Args:
+      of: gives the transformation of the parameter of a path.
+    """
+
+    def mapped(name: str, function: str) -> Any:
+        path = slices.path_of(name)
+        one = getattr(of(path), function)
+        return jax.vmap(one) if _is_stacked(path) else one
+
+    def init(params: Leaves) -> dict[str, Any]:
+        return {name: mapped(name, "init")(leaf) for name, leaf in params.items()}
+
+    def update(
+        gradients: Leaves, state: dict[str, Any], params: Leaves
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        done = {
+            name: mapped(name, "update")(gradient, state[name], params[name])
+            for name, gradient in gradients.items()
+        }
+        return {name: d for name, (d, _) in done.items()}, {n: s for n, (_, s) in done.items()}
+
+    return optax.GradientTransformation(init, update)
+
+
+# From the direction of the gradient to that of the update, before learning rate and decay.
+_TRANSFORMATIONS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
+    "AdamW": _adamw,
+    "Lion": _lion,
+    "Adafactor": _adafactor,
+    "Muon": _muon,
+}
+
+
+def _transformation(optimizer: Optimizer) -> optax.GradientTransformation:
+    return _TRANSFORMATIONS[optimizer.name](optimizer)
+
+
+def init(optimizer: Optimizer, trainable: Leaves, cohorts: Mapping[str, int], old: State) -> State:
     """Optimizer state for a phase.
 
     Args:
@@ -79,46 +192,69 @@ def init(adamw: AdamW, trainable: Leaves, cohorts: Mapping[str, int], old: State
       old: state of the phase before; its cohorts go on with the parameters they still hold.
 
     Returns:
-      {cohort: Adam's count and moments of its parameters}.
+      {cohort: state of the optimizer on its parameters}.
     """
     state: State = {}
-    for cohort in sorted(set(cohorts.values())):
-        members = {path: trainable[path] for path in trainable if cohorts[path] == cohort}
-        if (kept := old.get(str(cohort))) is None:
-            state[str(cohort)] = _adam(adamw).init(members)
+    for cohort, names in _members(cohorts).items():
+        if (kept := old.get(cohort)) is None:
+            state[cohort] = _transformation(optimizer).init({n: trainable[n] for n in names})
         else:
-            state[str(cohort)] = kept._replace(
-                mu={path: kept.mu[path] for path in members},
-                nu={path: kept.nu[path] for path in members},
-            )
+            state[cohort] = _restricted(kept, names)
     return state
 
 
+def _members(cohorts: Mapping[str, int]) -> dict[str, list[str]]:
+    """{cohort: its parameters}."""
+    return {
+        str(cohort): [name for name in cohorts if cohorts[name] == cohort]
+        for cohort in sorted(set(cohorts.values()))
+    }
+
+
+def _restricted(state: Any, names: Iterable[str]) -> Any:
+    """A cohort's state, with some of its parameters alone."""
+    return jax.tree.map(
+        lambda node: {name: node[name] for name in names} if isinstance(node, dict) else node,
+        state,
+        is_leaf=lambda node: isinstance(node, dict),
+    )
+
+
 def update(
-    adamw: AdamW, gradients: Leaves, state: State, trainable: Leaves, learning_rate: Array
+    optimizer: Optimizer,
+    gradients: Leaves,
+    state: State,
+    trainable: Leaves,
+    cohorts: Mapping[str, int],
+    learning_rate: Array,
 ) -> tuple[dict[str, Array], State, Array]:
     """One update: new parameters, new state, and the gradient's global norm before clipping.
 
     The learning rate is that of the parameters whose multiplier is 1.
     """
     norm = optax.tree.norm(gradients)
-    if adamw.clip_norm:
-        scale = jnp.minimum(1.0, adamw.clip_norm / jnp.maximum(norm, 1e-38))
+    if optimizer.clip_norm:
+        scale = jnp.minimum(1.0, optimizer.clip_norm / jnp.maximum(norm, 1e-38))
         gradients = {path: g * scale for path, g in gradients.items()}
     directions: dict[str, Array] = {}
     new_state: State = {}
-    for cohort, old in state.items():
-        members = {path: gradients[path] for path in old.mu}
-        updates, new_state[cohort] = _adam(adamw).update(members, old)
+    for cohort, names in _members(cohorts).items():
+        updates, new_state[cohort] = _transformation(optimizer).update(
+            {name: gradients[name] for name in names},
+            state[cohort],
+            {name: trainable[name] for name in names},
+        )
         directions |= updates
     paths = {name: slices.path_of(name) for name in trainable}
-    decays = tree.first_match(adamw.decay_rules, paths.values(), field="AdamW.decay_rules")
+    decays = tree.first_match(
+        optimizer.decay_rules, paths.values(), field=f"{optimizer.name}.decay_rules"
+    )
     factors = tree.first_match(
-        (*adamw.multipliers, (".*", 1.0)), paths.values(), field="AdamW.multipliers"
+        (*optimizer.multipliers, (".*", 1.0)), paths.values(), field=f"{optimizer.name}.multipliers"
     )
 
     def updated(name: str, p: Array) -> Array:
-        decay = adamw.weight_decay * p if decays[paths[name]] else 0.0
+        decay = optimizer.weight_decay * p if decays[paths[name]] else 0.0
         # Without multipliers the compiled step has no trace of them.
         factor = factors[paths[name]]
         rate = learning_rate if factor == 1 else learning_rate * factor

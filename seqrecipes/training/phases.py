@@ -75,6 +75,8 @@ def spans(phases: Sequence[Phase], leaves: Mapping[str, Any]) -> list[Span]:
     since: dict[str, int] = {}
     for index, phase in enumerate(phases):
         chosen = tree.select(phase.freeze, leaves, field="Phase.freeze")
+        if phase.train:
+            chosen = frozenset(leaves) - tree.select(phase.train, leaves, field="Phase.train")
         if len(chosen) == len(leaves):
             raise UserError("Phase.freeze", list(phase.freeze), "leaves nothing to train")
         layers = phase.frozen_encoder_layers

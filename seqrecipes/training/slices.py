@@ -34,6 +34,12 @@ def path_of(name: str) -> str:
     return parse(name)[0]
 
 
+def shape(leaf: Any, name: str) -> tuple[int, ...]:
+    """Shape of the leaf, or slice of it, that the name selects."""
+    _, rows = parse(name)
+    return leaf.shape if rows is None else (rows.stop - rows.start, *leaf.shape[1:])
+
+
 def take(leaves: Mapping[str, Any], name: str) -> Any:
     """What the name speaks of, out of {path: leaf}."""
     path, rows = parse(name)

@@ -1,4 +1,4 @@
-"""One update: gradients of the trainable part, summed over micro-batches, and AdamW.
+"""One update: gradients of the trainable part, summed over micro-batches, and the optimizer.
 
 A step is compiled once per phase. Frozen parameters enter it as constants, so that no gradient, no
 moment and no update exists for them.
@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jax.sharding import Mesh, NamedSharding
 
 from seqrecipes import tree
-from seqrecipes.config.training import PLAIN, AdamW, Loss, Partitioning
+from seqrecipes.config.optimizers import Optimizer
+from seqrecipes.config.training import PLAIN, Loss, Partitioning
 from seqrecipes.models import Model, keys
 from seqrecipes.training import optimizer as optimizers
 from seqrecipes.training import partitioning as parts
@@ -36,7 +36,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: int32 scalar, the number of updates done.
       params: nested dictionary of float32 parameters.
-      optimizer: {cohort: Adam state}, for the trainable parameters only.
+      optimizer: {cohort: optax state}, for the trainable parameters only.
     """
 
     step: Any
@@ -47,21 +47,23 @@ class TrainState(struct.PyTreeNode):
 def state_shardings(state: TrainState, partitioning: Partitioning, mesh: Mesh) -> TrainState:
     """A TrainState of shardings, for a state of arrays or of shapes."""
     by_path = partitioning.parameter_shardings(state.params, mesh)
-
-    def moments(leaves: Mapping[str, Any]) -> dict[str, NamedSharding]:
-        return {
-            name: partitioning.moment_sharding(by_path[slices.path_of(name)], leaf.shape)
-            for name, leaf in leaves.items()
-        }
-
+    parameters = tree.flatten(state.params)
     whole = parts.replicated(mesh)
+
+    def moment(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        # The dictionaries are by cohort, then by parameter; counts have no parameter.
+        name = next((key.key for key in keys[1:] if hasattr(key, "key")), None)
+        if name is None:
+            return whole
+        path = slices.path_of(name)
+        if leaf.shape != slices.shape(parameters[path], name):
+            return whole
+        return partitioning.moment_sharding(by_path[path], leaf.shape)
+
     return TrainState(
         step=whole,
         params=tree.unflatten(by_path),
-        optimizer={
-            cohort: optax.ScaleByAdamState(whole, moments(adam.mu), moments(adam.nu))
-            for cohort, adam in state.optimizer.items()
-        },
+        optimizer=jax.tree_util.tree_map_with_path(moment, state.optimizer),
     )
 
 
@@ -74,13 +76,14 @@ def split_params(params: tree.Tree, span: Span) -> tuple[dict[str, Any], dict[st
     return trainable, frozen
 
 
-def enter_phase(state: TrainState, span: Span, adamw: AdamW) -> TrainState:
+def enter_phase(state: TrainState, span: Span, optimizer: Optimizer) -> TrainState:
     """The state with which a phase begins or goes on: moments for its trainable part alone.
 
     Entering the phase that the state is in already changes nothing.
     """
     trainable, _ = split_params(state.params, span)
-    return state.replace(optimizer=optimizers.init(adamw, trainable, span.cohorts, state.optimizer))
+    entered = optimizers.init(optimizer, trainable, span.cohorts, state.optimizer)
+    return state.replace(optimizer=entered)
 
 
 def loss_sums(
@@ -125,7 +128,7 @@ def loss_sums(
 
 def make_train_step(
     model: Model,
-    adamw: AdamW,
+    optimizer: Optimizer,
     span: Span,
     *,
     total_steps: int,
@@ -138,7 +141,7 @@ def make_train_step(
 
     Args:
       model: the module.
-      adamw: optimizer and schedule.
+      optimizer: with its schedule.
       span: which parameters train, and whether the encoder has dropout.
       total_steps: length of the stage, which the schedule spans.
       seed: dropout keys are a function of (seed, step, example).
@@ -156,9 +159,9 @@ def make_train_step(
     Raises:
       UserError: the warm-up is too long, or a multiplier's expression matches no parameter.
     """
-    schedule = optimizers.schedule(adamw, total_steps)
+    schedule = optimizers.schedule(optimizer, total_steps)
     paths = {slices.path_of(name) for name in span.cohorts.keys() | span.frozen}
-    optimizers.check_rules(adamw, paths)
+    optimizers.check_rules(optimizer, paths)
 
     def split(x: Array) -> Array:
         # Row r goes to part r % m: each device keeps its rows.
@@ -199,17 +202,18 @@ def make_train_step(
         tokens = jnp.maximum(sums.tokens, 1)
         mean_loss = sums.loss / tokens
         learning_rate = schedule(state.step + 1)
-        params, optimizer, norm = optimizers.update(
-            adamw,
+        params, moments, norm = optimizers.update(
+            optimizer,
             {name: g / tokens for name, g in gradients.items()},
             state.optimizer,
             trainable,
+            span.cohorts,
             learning_rate,
         )
         # A sick update is never made: no checkpoint, and no later update, can have it.
         sound = jnp.isfinite(mean_loss) & jnp.isfinite(norm)
-        params, optimizer = jax.tree.map(
-            functools.partial(jnp.where, sound), (params, optimizer), (trainable, state.optimizer)
+        params, moments = jax.tree.map(
+            functools.partial(jnp.where, sound), (params, moments), (trainable, state.optimizer)
         )
         metrics = {
             "loss": mean_loss,
@@ -220,7 +224,7 @@ def make_train_step(
         new_state = TrainState(
             step=state.step + 1,
             params=tree.unflatten(slices.join(params | frozen)),
-            optimizer=optimizer,
+            optimizer=moments,
         )
         return new_state, metrics
 

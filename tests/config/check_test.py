@@ -14,8 +14,9 @@ import pytest
 
 from seqrecipes.config.check import Range, check, check_fields
 from seqrecipes.config.finetuning import Finetuning, Search
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase, Recipe, Stage
-from seqrecipes.config.training import AdamW, Checkpointing, Loss, Partitioning
+from seqrecipes.config.training import Checkpointing, Loss, Partitioning
 from seqrecipes.errors import UserError
 from tests.commands.harness import ROOT
 

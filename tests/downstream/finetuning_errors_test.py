@@ -10,7 +10,7 @@ from typing import Any
 import gin
 import pytest
 
-from seqrecipes.config.training import AdamW
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.downstream.evaluation import FineTuned
 from seqrecipes.downstream.runs import Run
 from seqrecipes.errors import UserError

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from seqrecipes import hugging_face
-from seqrecipes.config.training import AdamW
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.data.labelled import examples
 from seqrecipes.downstream import runs, scoring, sources
 from seqrecipes.downstream.evaluation import FineTuned

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from seqrecipes import configuration
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase, Recipe, Stage, WarmStart
 from seqrecipes.config.recipe import train as configured
-from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
+from seqrecipes.config.training import Checkpointing, Partitioning
 from seqrecipes.downstream import runs
 from seqrecipes.errors import UserError
 from seqrecipes.runner import Run

@@ -11,7 +11,7 @@ import numpy as np
 
 from seqrecipes import models
 from seqrecipes.config.finetuning import Finetuning, Search
-from seqrecipes.config.training import AdamW
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.data import pieces
 from seqrecipes.training import checkpoints
 from tests.models import tiny

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import independent_scores
 from seqrecipes import convert
 from seqrecipes.config.finetuning import Search
-from seqrecipes.config.training import AdamW
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.data.labelled.local_files import LabelledFiles
 from seqrecipes.downstream.runs import Run
 from tests.downstream import tiny_runs

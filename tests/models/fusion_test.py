@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Partitioning
+from seqrecipes.config.training import Partitioning
 from seqrecipes.models import Seq2Seq, build, init_params
 from seqrecipes.models.attention_fusion import fuse_layers, layer_weights
 from seqrecipes.models.axes import PARAMETER_AXES

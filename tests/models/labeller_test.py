@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import models, tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Loss, Partitioning
+from seqrecipes.config.training import Loss, Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import Head, Labeller
 from seqrecipes.training.step import loss_sums, make_eval_step

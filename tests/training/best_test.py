@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
+from seqrecipes.config.training import Checkpointing, Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.training import checkpoints, loop, reporting
 from seqrecipes.training.checkpoints import Checkpoints

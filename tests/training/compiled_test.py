@@ -180,7 +180,7 @@ def test_all_steps_of_a_phase_are_one_program() -> None:
     with training.partitioning.on(mesh):
         zero = jax.device_put(jnp.zeros((), jnp.int32), parts.replicated(mesh))
         state = TrainState(zero, training.random_params(mesh), {})
-        enter = functools.partial(enter_phase, span=span, adamw=training.optimizer)
+        enter = functools.partial(enter_phase, span=span, optimizer=training.optimizer)
         state = jax.jit(enter, out_shardings=training.layout(span, mesh), donate_argnums=0)(state)
         update = training.compile_step(span, mesh)
         rows = []

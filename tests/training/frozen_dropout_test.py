@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW
 from seqrecipes.models import ModelConfig, Seq2Seq, build
 from seqrecipes.models.encoder import Encoder, real_lengths
 from seqrecipes.training.loss import cross_entropy

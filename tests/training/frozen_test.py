@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Partitioning
+from seqrecipes.config.training import Partitioning
 from seqrecipes.models import build
 from seqrecipes.training.step import enter_phase, loss_sums, split_params
 from tests.models import tiny

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import PLAIN, AdamW, Loss, Partitioning
+from seqrecipes.config.training import PLAIN, Loss, Partitioning
 from seqrecipes.models import Model, shapes
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.phases import Span, spans
@@ -129,7 +130,7 @@ def run(
             state = jax.device_put(state, state_shardings(state, partitioning, mesh))
         ends, metrics, states = [], [], []
         for span in placed[only]:
-            enter = functools.partial(enter_phase, span=span, adamw=adamw)
+            enter = functools.partial(enter_phase, span=span, optimizer=adamw)
             layout: Any = None
             if mesh is not None:
                 layout = state_shardings(jax.eval_shape(enter, state), partitioning, mesh)

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import models
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
+from seqrecipes.config.training import Checkpointing, Partitioning
 from seqrecipes.training import checkpoints, interruption, loop, reporting
 from tests.models import tiny
 

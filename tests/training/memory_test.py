@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 from seqrecipes import models
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
+from seqrecipes.config.training import Checkpointing, Partitioning
 from seqrecipes.training import memory
 from seqrecipes.training import partitioning as parts
 from seqrecipes.training.loop import Training
@@ -74,7 +75,7 @@ def test_known_kinds_are_what_real_arrays_take(axes):
         needed = memory.of_step(stage, span, mesh)
         with stage.partitioning.on(mesh):
             state = TrainState(jnp.zeros((), jnp.int32), stage.random_params(mesh), {})
-            enter = functools.partial(enter_phase, span=span, adamw=stage.optimizer)
+            enter = functools.partial(enter_phase, span=span, optimizer=stage.optimizer)
             state = jax.jit(enter, out_shardings=stage.layout(span, mesh))(state)
         assert needed.parameters == bytes_of(state.params)
         assert needed.moments == bytes_of(state.optimizer)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Partitioning
+from seqrecipes.config.training import Partitioning
 from seqrecipes.models import build
 from tests.models import tiny
 from tests.training import harness

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import AdamW, Optimizer
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Partitioning
+from seqrecipes.config.training import Partitioning
 from seqrecipes.errors import UserError
 from seqrecipes.models import build
 from seqrecipes.training import optimizer
@@ -27,7 +28,15 @@ DECAYED = {"layer/kernel", "table/embedding"}
 LATE = {path: 1 if path.startswith("table") else 0 for path in SHAPES}
 
 
-def rates(adamw: AdamW, total: int, steps: list[int]) -> list[float]:
+def update(
+    ours: Optimizer, gradients: Any, state: Any, params: Any, cohorts: Any, rate: float
+) -> tuple[dict[str, jax.Array], Any, jax.Array]:
+    """One update of those of the parameters that are in a cohort."""
+    cohorts = {name: cohorts[name] for name in params}
+    return optimizer.update(ours, gradients, state, params, cohorts, jnp.asarray(rate))
+
+
+def rates(adamw: Optimizer, total: int, steps: list[int]) -> list[float]:
     schedule = optimizer.schedule(adamw, total)
     return [float(schedule(t)) for t in steps]
 
@@ -166,11 +175,10 @@ def test_updates_equal_numpy(
         for step, step_gradients in enumerate(gradients):
             active = {path: params[path] for path in params if joins[path] <= step}
             if step in (0, 2):
-                state = optimizer.init(
-                    adamw, active, LATE if step else dict.fromkeys(active, 0), state
-                )
+                cohorts = LATE if step else dict.fromkeys(active, 0)
+                state = optimizer.init(adamw, active, cohorts, state)
             chosen = {path: jnp.asarray(step_gradients[path]) for path in active}
-            new, state, norm = optimizer.update(adamw, chosen, state, active, jnp.asarray(0.05))
+            new, state, norm = update(adamw, chosen, state, active, cohorts, 0.05)
             params |= new
             assert float(norm) == pytest.approx(norms[step], rel=1e-12)
         for path, value in expected.items():
@@ -182,7 +190,7 @@ def test_a_gradient_of_zero_moves_by_the_decay_alone() -> None:
     params = {path: jnp.ones(shape) for path, shape in SHAPES.items()}
     state = optimizer.init(adamw, params, dict.fromkeys(SHAPES, 0), {})
     zeros = {path: jnp.zeros(shape) for path, shape in SHAPES.items()}
-    new, _, norm = optimizer.update(adamw, zeros, state, params, jnp.asarray(0.1))
+    new, _, norm = update(adamw, zeros, state, params, dict.fromkeys(SHAPES, 0), 0.1)
     assert float(norm) == 0.0
     for path, value in new.items():
         expected = 0.95 if path in DECAYED else 1.0
@@ -202,7 +210,7 @@ def test_a_decay_rule_for_nothing_else_is_refused() -> None:
     params = {path: jnp.ones(shape) for path, shape in SHAPES.items()}
     state = optimizer.init(adamw, params, dict.fromkeys(SHAPES, 0), {})
     with pytest.raises(UserError, match="norm/scale"):
-        optimizer.update(adamw, params, state, params, jnp.asarray(0.1))
+        update(adamw, params, state, params, dict.fromkeys(SHAPES, 0), 0.1)
 
 
 @functools.cache
@@ -303,7 +311,7 @@ def test_rules_see_the_path_of_a_slice() -> None:
     leaves = {name: jnp.ones((2, 3)) for name in ("a/kernel[0:2]", "a/bias[0:2]", "b/kernel")}
     zeros = jax.tree.map(jnp.zeros_like, leaves)
     state = optimizer.init(adamw, leaves, dict.fromkeys(leaves, 0), {})
-    updated, _, _ = optimizer.update(adamw, zeros, state, leaves, jnp.asarray(0.1))
+    updated, _, _ = update(adamw, zeros, state, leaves, dict.fromkeys(leaves, 0), 0.1)
     # Decay alone: the rate 0.1, times 0.5 by the multiplier, times 0.1; none on a bias.
     for name, expected in {"a/kernel[0:2]": 0.995, "a/bias[0:2]": 1.0, "b/kernel": 0.99}.items():
         np.testing.assert_allclose(updated[name], expected, rtol=1e-6, err_msg=name)

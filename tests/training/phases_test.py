@@ -105,6 +105,16 @@ def test_layers_of_the_encoder_are_named_by_slices_where_some_of_them_are_frozen
     assert first.frozen_part("encoder/a") == "0"
 
 
+def test_what_trains_may_be_named_instead_of_what_is_frozen() -> None:
+    (first, second) = spans([Phase(5, train=["decoder", "encoder/b"]), Phase(1)], LEAVES)
+    assert first.cohorts == {"decoder/a": 0, "encoder/b": 0}
+    assert first.frozen == LEAVES.keys() - first.cohorts.keys()
+    assert {path for path, cohort in second.cohorts.items() if cohort == 1} == first.frozen
+    # As if the others had been named.
+    (other,) = spans([Phase(5, ["encoder/a", "token_embedding", "lm_head"])], LEAVES)
+    assert (first.cohorts, first.frozen) == (other.cohorts, other.frozen)
+
+
 def test_without_frozen_layers_every_name_is_a_path() -> None:
     for span in spans([Phase(1, FREEZE), Phase(1)], DEEP):
         assert span.cohorts.keys() | span.frozen == DEEP.keys()
@@ -143,6 +153,7 @@ def test_a_phase_says_what_it_freezes() -> None:
         *BELOW,
         "encoder/stack/layers[0:5]",
     ]
+    assert Phase(1, train=["decoder", "head"]).frozen == ["all but decoder, head"]
 
 
 @pytest.mark.parametrize(
@@ -153,6 +164,7 @@ def test_a_phase_says_what_it_freezes() -> None:
         ([Phase(1), Phase(1, ["enc"])], "Phase.freeze", "matches no parameter"),
         ([Phase(1, ["encoder", "("])], "Phase.freeze", "regular expression"),
         ([Phase(1, [".*"])], "Phase.freeze", "nothing to train"),
+        ([Phase(1, train=["decodr"])], "Phase.train", "matches no parameter"),
     ],
 )
 def test_phases_that_cannot_be_are_refused(phases: list[Phase], field: str, words: str) -> None:
@@ -167,6 +179,7 @@ def test_phases_that_cannot_be_are_refused(phases: list[Phase], field: str, word
         ({"steps": 0}, "Phase.steps"),
         ({"steps": 1, "micro_batches": -1}, "Phase.micro_batches"),
         ({"steps": 3, "freeze": "encoder"}, "Phase.freeze"),
+        ({"steps": 3, "freeze": ["encoder"], "train": ["decoder"]}, "Phase.train"),
         ({"steps": 3, "frozen_encoder_layers": -1}, "Phase.frozen_encoder_layers"),
     ],
 )

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from seqrecipes import models, tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Checkpointing, Partitioning
+from seqrecipes.config.training import Checkpointing, Partitioning
 from seqrecipes.training import programs
 from seqrecipes.training.loop import Training
 from tests.models import tiny

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from seqrecipes import tree
+from seqrecipes.config.optimizers import AdamW
 from seqrecipes.config.recipe import Phase
-from seqrecipes.config.training import AdamW, Loss
+from seqrecipes.config.training import Loss
 from seqrecipes.models import Model, build, config, init_params, random_params
 from seqrecipes.training.step import enter_phase, loss_sums, make_eval_step
 from tests.models import tiny
