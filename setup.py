@@ -22,7 +22,6 @@ def read_version() -> str:
 
 
 INSTALL_REQUIRES = [
-    "clu>=0.0.12",
     "etils[epath]>=1.11",
     "filelock>=3.29",
     "flax>=0.12.8",
@@ -42,20 +41,20 @@ INSTALL_REQUIRES = [
     # import and does not say so in its metadata.
     "sentencepiece>=0.2.2,<0.2.3",
     "seqeval>=1.2.2",
-    "seqio>=0.0.20",
-    "tensorflow>=2.21.0",
-    "tensorflow-datasets>=4.9.10",
+    "tensorboardX>=2.6.2",
     "tokenizers>=0.22",
     "tqdm>=4.66",
 ]
 
-# seqio's Beam pipeline imports array-record too, which tensorflow-datasets brings on Linux alone.
-BEAM = ["apache-beam>=2.77", "array-record>=0.7.2"]
+# What reads through seqio or from TFDS; training needs none of it.
+DATA = ["seqio>=0.0.20", "tensorflow>=2.21.0", "tensorflow-datasets>=4.9.10"]
+BEAM = ["apache-beam>=2.77"]
 
 EXTRAS_REQUIRE = {
     "cuda13": ["jax[cuda13]>=0.10.2"],
     "tpu": ["jax[tpu]>=0.10.2"],
     "hf": ["torch>=2.6", "transformers>=4.57"],
+    "data": DATA,
     "beam": BEAM,
     # t5x is in no package index. Its own metadata names airio and jestimator by these very
     # addresses, and pip refuses a second, different address for one name, so only t5x is pinned.
@@ -69,6 +68,7 @@ EXTRAS_REQUIRE = {
         "t5x @ git+https://github.com/google-research/t5x@cc342d419ec3e3e9c4bf1df33c82330cafdc1e16",
     ],
     "dev": [
+        *DATA,
         *BEAM,
         "hypothesis>=6.100",
         "mypy>=1.15",

@@ -27,8 +27,9 @@ from seqrecipes.config.bindings import Bindings, Key
 from seqrecipes.config.check import did_you_mean
 from seqrecipes.config.optimizers import OPTIMIZERS
 from seqrecipes.data import task_modules
-from seqrecipes.data.corpora import parallel_files, text_files, tfds_text
-from seqrecipes.data.labelled import local_files, tfds_sets
+from seqrecipes.data.corpora import parallel_files, text_files
+from seqrecipes.data.labelled import local_files
+from seqrecipes.data.seqio import tfds_sets, tfds_text
 from seqrecipes.downstream import protocol
 from seqrecipes.errors import UserError
 from seqrecipes.folders import CLONE
@@ -337,13 +338,13 @@ def _of_users() -> set[str]:
 
 
 def quiet_tensorflow() -> None:
-    """From now on the first import of TensorFlow is quiet, see `seqrecipes.data.tensorflow_start`.
+    """From now on the first import of TensorFlow is quiet, see `seqrecipes.data.seqio.start`.
 
     Commands call this before they import what reads text.
     """
-    from seqrecipes.data import tensorflow_start
+    from seqrecipes.data.seqio import start
 
-    tensorflow_start.prepare()
+    start.prepare()
 
 
 @contextlib.contextmanager

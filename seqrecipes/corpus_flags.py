@@ -46,8 +46,8 @@ def configure(
       UserError: a flag that cannot be used.
     """
     configuration.quiet_tensorflow()
-    # Imported late: this brings TensorFlow, and --help should answer at once.
-    from seqrecipes.data.tasks import import_tasks
+    # Imported late: --help should answer at once.
+    from seqrecipes.data.registry import import_tasks
 
     import_tasks(flags.tasks, "--tasks")
     files: dict[str, list[str]] = {}
@@ -72,4 +72,4 @@ def get_corpus(name: str) -> Corpus:
     tasks = known_tasks()
     if name not in tasks:
         raise UserError("--corpus", name, f"choose one of {', '.join(sorted(tasks))}.")
-    return next(iter(tasks[name].values())).source.corpus
+    return next(iter(tasks[name].values())).corpus

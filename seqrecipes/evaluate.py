@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: argparse.Namespace, bindings: list[str]) -> str:
     configuration.quiet_tensorflow()
-    from seqrecipes.data.tasks import import_tasks
+    from seqrecipes.data.registry import import_tasks
     from seqrecipes.downstream import places
     from seqrecipes.downstream.evaluation import FineTuned
     from seqrecipes.folders import write_file

@@ -163,7 +163,7 @@ def _collect(flags: argparse.Namespace, bindings: list[str]) -> Findings:
     facts = {
         "objective": repr(task.objective),
         "text": f"{flags.split} split of {flags.prepared or corpus}",
-        "vocabulary": f"{vocabulary.sentencepiece_model_file}, {vocabulary.size:,} ids",
+        "vocabulary": f"{vocabulary.path}, {vocabulary.size:,} ids",
         "sequence_length": f"{flags.sequence_length} (segments of {payload} tokens)",
         "noise": f"seed {flags.seed}, epoch {flags.epoch}",
     }

@@ -126,7 +126,7 @@ def _import_beam() -> ModuleType:
 
 def _plan(preparation: Preparation, flags: argparse.Namespace) -> str:
     shards, missing = len(preparation.shards), len(preparation.missing())
-    languages = preparation.task.source.corpus.languages
+    languages = preparation.task.corpus.languages
     return (
         f"{flags.corpus}: {len(languages)} languages ({', '.join(languages)}), {shards} shards, "
         f"{shards - missing} of them done\n"

@@ -46,7 +46,7 @@ class RunText:
         self._blocks: dict[tuple[str, int], Blocks] = {}
 
     def task(self, stage: Stage) -> PretrainingTask:
-        """The seqio task of a stage."""
+        """The task of a stage."""
         from seqrecipes.data import tasks
 
         return tasks.get_task(self.recipe.corpus, stage.objective)
@@ -84,7 +84,7 @@ class RunText:
         from seqrecipes.data.corpora import contents
 
         contents.load(self.model_dir / "data" / contents.MEMORY_FILE)
-        return self.task(self.recipe.stages[0]).source.corpus
+        return self.task(self.recipe.stages[0]).corpus
 
     def check_corpus(self) -> None:
         """Reads the first training document of every language, or finds what was prepared."""
@@ -94,7 +94,7 @@ class RunText:
             return
         from seqrecipes.data.corpora.corpus import texts
 
-        corpus = self.task(self.recipe.stages[0]).source.corpus
+        corpus = self.task(self.recipe.stages[0]).corpus
         for language in corpus.languages:
             if next(filter(None, texts(corpus, language, "train")), None) is None:
                 raise UserError("corpus", self.recipe.corpus, f"no text in language {language}")

@@ -58,7 +58,7 @@ class Run:
         self.model_dir = pathlib.Path(model_dir)
         self.mesh = recipe.partitioning.mesh(devices)
         self.text = RunText(recipe, self.model_dir)
-        from seqrecipes.data.tasks import import_tasks
+        from seqrecipes.data.registry import import_tasks
 
         import_tasks(recipe.tasks, "Recipe.tasks")
         with gin.unlock_config():
@@ -248,11 +248,8 @@ class Run:
         def writers(start: int) -> list[reporting.Writer]:
             if not first:
                 return []
-            # clu brings TensorFlow, which the training room does without.
-            from clu import metric_writers
-
             lines = reporting.JsonLines(stage.folder / reporting.METRICS_FILE, start)
-            return [lines, metric_writers.SummaryWriter(str(stage.folder))]
+            return [lines, reporting.TensorBoard(stage.folder)]
 
         loop.train(
             training,

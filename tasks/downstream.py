@@ -6,10 +6,11 @@ such as {'mtop': 'data/mtop'}; sets without a folder are read from TFDS where th
 (`LabelledTfds.data_dir`). docs/downstream_data.md has the layouts and how to add a set.
 """
 
-from seqrecipes.data.labelled import layouts, tfds_sets
+from seqrecipes.data.labelled import layouts
 from seqrecipes.data.labelled.mtop import POINTERS
 from seqrecipes.data.labelled.registry import register_sets
 from seqrecipes.data.labelled.sets import LabelledSet
+from seqrecipes.data.seqio import tfds_sets
 from seqrecipes.downstream import metrics
 
 TWELVE = ("en", "ar", "de", "es", "fr", "hi", "it", "ja", "mr", "pt", "ta", "te")

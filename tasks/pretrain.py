@@ -12,9 +12,9 @@ Gin binds the vocabulary (`pretraining_vocabulary.path`), where text lies (`Text
 from seqrecipes.data.corpora.parallel_files import ParallelFiles
 from seqrecipes.data.corpora.sample import SampleCorpus, SampleParallel
 from seqrecipes.data.corpora.text_files import TextFiles
-from seqrecipes.data.corpora.tfds_text import mc4, wiki
 from seqrecipes.data.corpora.union import Union
 from seqrecipes.data.objectives import OBJECTIVES
+from seqrecipes.data.seqio.tfds_text import mc4, wiki
 from seqrecipes.data.tasks import register_tasks
 
 

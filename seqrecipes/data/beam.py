@@ -1,14 +1,13 @@
-"""Preparing text on many workers: seqio's Beam pipeline, with the shards kept apart.
+"""Preparing text on many workers with Beam.
 
-`seqio.beam_utils.PreprocessTask` runs a task up to its cache, shard by shard. Here each shard goes
-to files of its own, so that it keeps its order and a shard that is finished is not done again.
-What comes out is byte for byte what `preparation.prepare_blocks` writes.
+Each shard goes to files of its own, so that it keeps its order and a shard that is finished is not
+done again. What comes out is byte for byte what `preparation.prepare_blocks` writes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import logging
 import re
 import signal
@@ -20,16 +19,14 @@ from typing import Any
 
 import apache_beam as beam
 import gin
-import seqio
-import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
 from etils import epath
-from seqio import beam_utils
 from tqdm import tqdm
 
 from seqrecipes.data.corpora import contents
 from seqrecipes.data.preparation import Preparation, Shard, remember_text
-from seqrecipes.data.tasks import get_task, import_tasks
+from seqrecipes.data.registry import import_tasks
+from seqrecipes.data.tasks import get_task
 from seqrecipes.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -37,79 +34,57 @@ log = logging.getLogger(__name__)
 _LONGEST = 300  # characters of a runner's own message
 
 
-class WriteShards(beam_utils.PreprocessTask):
-    """Prepares and writes shards of a split; a PCollection of their statistics.
-
-    Args:
-      preparation: the whole of it.
-      split: 'train' or 'validation'.
-      places: of the wanted shards in `CorpusSource.list_shards`.
-      tasks: module that registers the tasks; the workers import it.
-    """
-
-    def __init__(self, preparation: Preparation, split: str, places: Sequence[int], tasks: str):
-        task = preparation.task
-        self._folder, self._identity = str(preparation.folder), dict(preparation.identity)
-        self._places = list(places)
-        setup = functools.partial(
-            set_up_worker,
-            task.name,
-            tasks,
-            gin.config_str(),
-            preparation.identity,
-            contents.remembered(),
-        )
-        super().__init__(task, split, setup_fn=setup)
-
-    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection:
-        """See `beam.PTransform.expand`."""
-        shards = [self.shards[place] for place in self._places]
-        return pipeline | beam.Create(shards) | beam.Reshuffle() | beam.Map(self._write)
-
-    def _write(self, shard: tuple[int, str]) -> Mapping[str, Any]:
-        self._setup_fn()
-        task = seqio.TaskRegistry.get(self._task_name)
-        preparation = Preparation(task, epath.Path(self._folder), self._identity)
-        task.source.error = None
-        records = (
-            {name: tensor.numpy() for name, tensor in record.items()}
-            for record in self._emit_examples(shard)
-        )
-        try:
-            return preparation.write((self._split, shard[0]), records)
-        except tf.errors.OpError as error:
-            raise (task.source.error or error) from None
-
-
-def set_up_worker(
-    name: str,
-    tasks: str,
-    config: str,
-    identity: Mapping[str, Any],
-    known: Mapping[contents.Version, str],
-) -> None:
-    """Makes the task `name` known in a process that knows nothing yet.
+@dataclasses.dataclass(frozen=True)
+class WriteShard:
+    """Prepares and writes one shard, in whatever process that is; gives its statistics.
 
     Checksums that are `known` are not made again, but compared with what is read.
 
-    Raises:
-      UserError: the text or the vocabulary is another one than where the pipeline was made.
+    Attributes:
+      name: of the task.
+      tasks: module that registers the tasks; the workers import it.
+      config: gin's configuration.
+      folder: of the preparation.
+      identity: of the preparation.
+      known: checksums of the text.
     """
-    if name in seqio.TaskRegistry.names():
-        return
-    contents.remember(known)
-    import_tasks(tasks, "--tasks")
-    with gin.unlock_config():
-        gin.parse_config(config)
-    corpus, objective, _ = name.split(".")
-    task = get_task(corpus, objective).sized(name, identity["payload"])
-    for field, here in (
-        ("corpus_fingerprint", task.source.corpus.fingerprint()),
-        ("vocabulary_checksum", task.vocabulary.checksum),
-    ):
-        if here != identity[field]:
-            raise UserError(field, here, f"differs from {identity[field]}; a worker reads others.")
-    seqio.TaskRegistry.add_provider(name, task)
+
+    name: str
+    tasks: str
+    config: str
+    folder: str
+    identity: Mapping[str, Any]
+    known: Mapping[contents.Version, str]
+
+    def __call__(self, shard: Shard) -> Mapping[str, Any]:
+        """Writes a shard.
+
+        Raises:
+          UserError: the text or the vocabulary is another one than where the pipeline was made.
+        """
+        return _preparation(self).write(shard)
+
+
+_prepared: dict[str, Preparation] = {}
+
+
+def _preparation(work: WriteShard) -> Preparation:
+    """The preparation in a worker, which knows nothing at first."""
+    if work.folder not in _prepared:
+        contents.remember(work.known)
+        import_tasks(work.tasks, "--tasks")
+        with gin.unlock_config():
+            gin.parse_config(work.config)
+        task = get_task(*work.name.split(".")).sized(work.identity["payload"])
+        for field, here in (
+            ("corpus_fingerprint", task.corpus.fingerprint()),
+            ("vocabulary_checksum", task.vocabulary.checksum),
+        ):
+            if here != work.identity[field]:
+                remedy = f"differs from {work.identity[field]}; a worker reads others."
+                raise UserError(field, here, remedy)
+        _prepared[work.folder] = Preparation(task, epath.Path(work.folder), work.identity)
+    return _prepared[work.folder]
 
 
 def pipeline_options(runner: str, options: Sequence[str]) -> PipelineOptions:
@@ -158,13 +133,18 @@ def run(preparation: Preparation, options: PipelineOptions, tasks: str, dry_run:
     except (ValueError, ImportError) as error:
         problem = " ".join(str(error).split())
         raise UserError("--runner", options.get_all_options()["runner"], problem) from error
-    written = []
-    for split in dict.fromkeys(split for split, _ in missing):
-        places = [place for its_split, place in missing if its_split == split]
-        written.append(pipeline | split >> WriteShards(preparation, split, places, tasks))
-    if written:
-        # One end for both splits: there are runners (Dask's) that run up to one end alone.
-        _ = tuple(written) | beam.Flatten() | "count" >> beam.combiners.Count.Globally()
+    if missing:
+        work = WriteShard(
+            preparation.task.name,
+            tasks,
+            gin.config_str(),
+            str(preparation.folder),
+            preparation.identity,
+            contents.remembered(),
+        )
+        # Some runners (Dask's) want an end.
+        shards = pipeline | beam.Create(missing) | beam.Reshuffle()
+        _ = shards | "write" >> beam.Map(work) | "count" >> beam.combiners.Count.Globally()
     if dry_run:
         pipeline.to_runner_api()
         return

@@ -13,18 +13,16 @@ import dataclasses
 import fcntl
 import functools
 import hashlib
-import itertools
 import json
 import logging
 import os
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
@@ -43,7 +41,7 @@ from seqrecipes.data.blocks import (
 )
 from seqrecipes.data.corpora import contents
 from seqrecipes.data.corpora.file_corpus import FileCorpus
-from seqrecipes.data.preprocessors import COUNTS
+from seqrecipes.data.records import COUNTS, Summary
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
 
@@ -52,7 +50,7 @@ log = logging.getLogger(__name__)
 _FORMAT = 3
 _MAX_WARNINGS = 5
 
-Shard = tuple[str, int]  # split, place in `CorpusSource.list_shards`
+Shard = tuple[str, int]  # split, place in `PretrainingTask.shards`
 
 
 def prepare_blocks(
@@ -84,7 +82,7 @@ def prepare_blocks(
 
 def remember_text(task: PretrainingTask, folder: epath.Path) -> None:
     """Keeps the checksums of the text in a folder, for the next process that asks for them."""
-    corpus = task.source.corpus
+    corpus = task.corpus
     if isinstance(corpus, FileCorpus):
         contents.save(folder / contents.MEMORY_FILE, corpus.versions().values())
 
@@ -94,8 +92,7 @@ class Preparation:
     """The records of a task, done or to be done.
 
     Attributes:
-      task: with the wanted payload, on the corpus as it was found; its name has the digest of
-        `identity`.
+      task: with the wanted payload, on the corpus as it was found.
       folder: where they are, or will be.
       identity: what decides them.
     """
@@ -110,14 +107,13 @@ class Preparation:
     ) -> Preparation:
         """Of a task with another payload than it has."""
         contents.load(epath.Path(cache_dir) / contents.MEMORY_FILE)
-        task = task.sized(task.name, payload)
+        task = task.sized(payload)
         identity = {
             "format": _FORMAT,
-            "corpus_fingerprint": task.source.corpus.fingerprint(),
+            "corpus_fingerprint": task.corpus.fingerprint(),
             **wanted_records(task, payload),
         }
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-        task = task.sized(f"{task.name}.{digest}", payload)
         return cls(task, epath.Path(cache_dir) / f"blocks-{digest}", identity)
 
     @property
@@ -126,12 +122,19 @@ class Preparation:
         return (self.folder / MANIFEST).exists()
 
     @functools.cached_property
+    def _places(self) -> dict[Shard, tuple[str, int]]:
+        return {
+            (split, place): shard
+            for split in SPLITS
+            for place, shard in enumerate(self.task.shards(split))
+        }
+
+    @functools.cached_property
     def shards(self) -> dict[Shard, epath.Path]:
         """All of them, with the file that their tokens go to."""
         return {
             (split, place): self.folder / split / f"{shard_name(*shard)}.tokens"
-            for split in SPLITS
-            for place, shard in enumerate(self.task.source.shards(split))
+            for (split, place), shard in self._places.items()
         }
 
     def missing(self) -> list[Shard]:
@@ -142,41 +145,47 @@ class Preparation:
         """
         try:
             return [shard for shard in self.shards if self._statistics(shard) is None]
-        except tf.errors.OpError as error:  # of folders that TensorFlow reads, such as gs://
+        except Exception as error:
+            # TensorFlow's own, where it is installed and reads the folder, such as gs://.
+            if not (isinstance(error, OSError) or type(error).__module__.startswith("tensorflow")):
+                raise
             problem = f"cannot be read: {' '.join(str(error).split())}"
             raise UserError("prepared text", str(self.folder), problem) from error
 
-    def write(self, shard: Shard, records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-        """Writes a shard, complete or not at all; returns its statistics.
+    def write(
+        self, shard: Shard, progress: Callable[[int], object] = lambda tokens: None
+    ) -> dict[str, Any]:
+        """Reads and writes a shard, complete or not at all; returns its statistics.
 
         Args:
           shard: which.
-          records: what `preprocessors.Pack` makes of it.
+          progress: is told of the tokens of every record.
+
+        Raises:
+          UserError: the text cannot be used.
         """
         path, specials = self.shards[shard], self.task.vocabulary.specials
         path.parent.mkdir(parents=True, exist_ok=True)
         dtype = id_dtype(specials.vocab_size)
-        names = ("blocks", "tokens", "max_specials", *COUNTS)
-        statistics: dict[str, Any] = dict.fromkeys(names, 0) | {"problems": []}
+        statistics: dict[str, Any] = dict.fromkeys(("blocks", "tokens", "max_specials"), 0)
+        seen = Summary()
         ends, crc32 = array.array("q"), []
         sha256 = hashlib.sha256()  # as `blocks.checksum`
         with _replacing(path) as temporary, temporary.open("wb") as file:
-            for record in records:
-                tokens = np.asarray(record["tokens"])
-                if not tokens.size:
-                    statistics |= {name: int(record[name]) for name in COUNTS}
-                    statistics["problems"] = bytes(record["problems"]).decode().splitlines()
-                    continue
+            for tokens, first in self.task.records(shard[0], *self._places[shard], seen):
                 stored = tokens.astype(dtype)
                 file.write(stored.tobytes())
                 sha256.update(stored.tobytes())
-                crc32.append(record_crc(stored, int(record["first"])))
+                crc32.append(record_crc(stored, first))
                 start = statistics["tokens"]
-                ends.extend((start + int(record["first"]), start + tokens.size))
+                ends.extend((start + first, start + tokens.size))
                 statistics["blocks"] += 1
                 statistics["tokens"] += tokens.size
                 special = tokens.size - int(np.count_nonzero(specials.is_ordinary(tokens)))
                 statistics["max_specials"] = max(statistics["max_specials"], special)
+                progress(tokens.size)
+        statistics |= {name: getattr(seen, name) for name in COUNTS}
+        statistics["problems"] = seen.problems
         if self._pairs:
             with _replacing(path.with_suffix(".ends")) as temporary:
                 temporary.write_bytes(ends.tobytes())
@@ -201,7 +210,7 @@ class Preparation:
         Raises:
           UserError: there is no training text.
         """
-        specials, languages = self.task.vocabulary.specials, self.task.source.corpus.languages
+        specials, languages = self.task.vocabulary.specials, self.task.corpus.languages
         shards: dict[str, dict[str, list]] = {s: {name: [] for name in languages} for s in SPLITS}
         unigram = np.zeros(specials.vocab_size, np.int64)
         for (split, _), path in self.shards.items():
@@ -224,7 +233,7 @@ class Preparation:
             np.save(file, unigram)
         manifest = {
             **self.identity,
-            "contents": self.task.source.corpus.contents(),
+            "contents": self.task.corpus.contents(),
             "languages": languages,
             "specials": dataclasses.asdict(specials),
             "max_specials": max(s["max_specials"] for s in everything),
@@ -267,17 +276,8 @@ def _write_all(preparation: Preparation, missing: Sequence[Shard]) -> None:
     with tqdm(
         desc="packing text", unit=" tokens", unit_scale=True, disable=not sys.stderr.isatty()
     ) as progress:
-        for split in dict.fromkeys(split for split, _ in missing):
-            every = preparation.task.source.shards(split)
-            left = {every[place]: (split, place) for its, place in missing if its == split}
-            records = preparation.task.records(split, list(left))
-            for key, of_shard in itertools.groupby(
-                records, lambda record: (record["language"].decode(), int(record["shard"]))
-            ):
-                statistics = preparation.write(left.pop(key), _counted(of_shard, progress))
-                tokens += statistics["tokens"]
-            for shard in left.values():  # without a document
-                preparation.write(shard, [])
+        for shard in missing:
+            tokens += preparation.write(shard, progress.update)["tokens"]
     preparation.finish()
     if not sys.stderr.isatty():
         print(
@@ -285,12 +285,6 @@ def _write_all(preparation: Preparation, missing: Sequence[Shard]) -> None:
             f"in {time.monotonic() - began:.1f} s",
             file=sys.stderr,
         )
-
-
-def _counted(records: Iterable[Mapping[str, Any]], progress: tqdm) -> Iterator[Mapping[str, Any]]:
-    for record in records:
-        yield record
-        progress.update(len(record["tokens"]))
 
 
 @contextlib.contextmanager

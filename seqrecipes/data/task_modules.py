@@ -11,8 +11,6 @@ import pathlib
 import re
 import sys
 
-from seqrecipes.data import tensorflow_start
-
 DEFAULTS = ("tasks.pretrain", "tasks.downstream")
 
 
@@ -29,8 +27,7 @@ def import_one_with(name: str, text: str) -> bool:
     named = re.findall(r"\b(?:Recipe|Finetuning)\.tasks = ['\"]([\w.]+)['\"]", text)
     for module in dict.fromkeys([*named, *DEFAULTS]):
         if module not in sys.modules and _speaks_of(module, name.rpartition(".")[2], set()):
-            tensorflow_start.prepare()
-            from seqrecipes.data.tasks import import_tasks
+            from seqrecipes.data.registry import import_tasks
 
             import_tasks(module, "tasks")
             return True

@@ -1,5 +1,4 @@
-"""The vocabulary: a SentencePiece model in the layout of `seqrecipes.data.pieces`, for seqio, and
-how to train one.
+"""SentencePiece models in the layout of `seqrecipes.data.pieces`, and how they are trained.
 
 Special pieces are control pieces: literal "<mask>" in a text is tokenised like any other
 characters and never becomes the special id.
@@ -14,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import sentencepiece
-import seqio
 from sentencepiece import sentencepiece_model_pb2
 
 from seqrecipes.data import normalization as normalizing
@@ -30,8 +28,8 @@ _MAX_SENTENCE_BYTES = 4000
 _NUM_THREADS = 2  # results depend on it, so it is not taken from the machine
 
 
-class Vocabulary(seqio.SentencePieceVocabulary):
-    """A SentencePiece vocabulary in the layout above.
+class Vocabulary:
+    """A SentencePiece model in the layout of `seqrecipes.data.pieces`.
 
     Args:
       path: the model file, or a function without arguments that returns its path. The file is
@@ -42,27 +40,26 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     """
 
     def __init__(self, path: str | Callable[[], str]):
-        super().__init__("")
         self._path = path
 
     @property
-    def sentencepiece_model_file(self) -> str:
+    def path(self) -> str:
         """The path of the model file."""
         return self._path() if callable(self._path) else os.fspath(self._path)
 
     @property
     def tokenizer(self) -> sentencepiece.SentencePieceProcessor:
         """The SentencePiece processor."""
-        return pieces.load(self.sentencepiece_model_file).tokenizer
+        return pieces.load(self.path).tokenizer
 
     @property
     def sp_model(self) -> bytes:
         """The serialised model."""
-        return pieces.load(self.sentencepiece_model_file).data
+        return pieces.load(self.path).data
 
     def load_model(self) -> None:
         """Reads and checks the file now."""
-        pieces.load(self.sentencepiece_model_file)
+        pieces.load(self.path)
 
     @property
     def pad_id(self) -> int:
@@ -82,7 +79,7 @@ class Vocabulary(seqio.SentencePieceVocabulary):
     @property
     def sentinels(self) -> int:
         """Number of sentinels; their ids are the last ones."""
-        return pieces.load(self.sentencepiece_model_file).sentinels
+        return pieces.load(self.path).sentinels
 
     @property
     def size(self) -> int:
@@ -96,8 +93,8 @@ class Vocabulary(seqio.SentencePieceVocabulary):
 
     @property
     def specials(self) -> Specials:
-        """The special ids, free of TensorFlow."""
-        return pieces.specials(pieces.load(self.sentencepiece_model_file))
+        """The special ids."""
+        return pieces.specials(pieces.load(self.path))
 
 
 def train_vocabulary(

@@ -44,7 +44,7 @@ def check(
 def find_set(finetuning: Finetuning) -> LabelledSet:
     """The labelled set that is named; its module is imported."""
     from seqrecipes.data.labelled.registry import get_set
-    from seqrecipes.data.tasks import import_tasks
+    from seqrecipes.data.registry import import_tasks
 
     import_tasks(finetuning.tasks, "Finetuning.tasks")
     return get_set(finetuning.set)

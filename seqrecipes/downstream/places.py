@@ -24,7 +24,7 @@ _FILES, _TFDS = "LabelledFiles.folder", "LabelledTfds.data_dir"
 def write(run_dir: pathlib.Path) -> None:
     """Writes the places that gin has now, as absolute paths, into a run's folder."""
     from seqrecipes.data.labelled.local_files import LabelledFiles
-    from seqrecipes.data.labelled.tfds_sets import LabelledTfds
+    from seqrecipes.data.seqio.tfds_sets import LabelledTfds
 
     folder = LabelledFiles().folder
     if isinstance(folder, Mapping):

@@ -10,15 +10,15 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Generator, Iterator, Sequence
+from typing import Protocol, cast
 
 import numpy as np
 
 from seqrecipes.data.blocks import Blocks
 from seqrecipes.data.corpora.corpus import BadRecord, Corpus, Document, Split
 from seqrecipes.data.objectives.base import Specials, example_index
-from seqrecipes.data.preprocessors import MAX_PROBLEMS, Pack, Summary, encode
+from seqrecipes.data.records import MAX_PROBLEMS, Summary, Tokenized, tokenize
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
 from seqrecipes.inspection.trace import Place
@@ -87,9 +87,9 @@ class RawExcerpt:
     scope = "the documents read for these records"
 
     def __init__(self, task: PretrainingTask, split: str, payload: int):
-        self._corpus: Corpus = task.source.corpus
+        self._corpus: Corpus = task.corpus
         self._vocabulary, self._split = task.vocabulary, cast(Split, split)
-        self._pack = Pack(task.vocabulary, task.objective.reads, payload, task.join_pairs)
+        self._packing = dataclasses.replace(task.packing, payload=payload)
         self.languages = tuple(self._corpus.languages)
         self.specials, self.join_pairs = task.vocabulary.specials, task.join_pairs
         self.texts = {language: TextCounts() for language in self.languages}
@@ -126,29 +126,22 @@ class RawExcerpt:
         """The records of a shard."""
         text, first = self.texts[language], example_index(language, shard, 0)
         documents = iter(self._corpus.documents(language, self._split, shard))
-        records = self._pack.segments(self._tokenize(documents, text), text)
+        records = self._packing.segments(self._tokenize(documents, text), text)
         for block, (tokens, border) in enumerate(records):
             place = Place(language, shard, block, first + block)
-            pairs = self._pack.reads != "blocks"
+            pairs = self._packing.reads != "blocks"
             yield place, (tokens[:border], tokens[border:]) if pairs else (tokens,)
 
     def _tokenize(
         self, documents: Iterator[Document | BadRecord], text: TextCounts
-    ) -> Iterator[dict[str, Any]]:
-        """As `preprocessors.Tokenize` does it, in smaller steps."""
+    ) -> Iterator[Tokenized]:
+        """In smaller steps than training does it."""
+        steps = iter(lambda: list(itertools.islice(documents, _BATCH)), [])
         sides = 2 if self._corpus.parallel else 1
-        while batch := list(itertools.islice(documents, _BATCH)):
-            bad = [f"{d.where}: {d.problem}" if isinstance(d, BadRecord) else "" for d in batch]
-            strings = [s for document in batch for s in _strings(document, sides)]
-            tokens, lengths = encode(self._vocabulary.tokenizer, strings)
-            text.tokens += tokens.size
-            text.unknown_tokens += int(np.count_nonzero(tokens == self.specials.unk))
-            yield {
-                "tokens": tokens,
-                "lengths": lengths.reshape(-1, sides),
-                "characters": np.array([len(s) for s in strings]),
-                "problem": [problem.encode() for problem in bad],
-            }
+        for tokenized in tokenize(self._vocabulary.tokenizer, steps, sides):
+            text.tokens += tokenized.tokens.size
+            text.unknown_tokens += int(np.count_nonzero(tokenized.tokens == self.specials.unk))
+            yield tokenized
 
 
 class PreparedExcerpt:
@@ -207,9 +200,3 @@ def choose_languages(wanted: Sequence[str], known: Sequence[str]) -> list[str]:
         if language not in known:
             raise UserError("--language", language, f"choose one of {', '.join(known)}.")
     return [language for language in known if language in wanted or not wanted]
-
-
-def _strings(document: Document | BadRecord, sides: int) -> Iterable[str]:
-    if isinstance(document, BadRecord):
-        return ("",) * sides
-    return (document,) if isinstance(document, str) else document

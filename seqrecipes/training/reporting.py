@@ -20,7 +20,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class Writer(Protocol):
-    """The part of clu's MetricWriter that a run needs."""
+    """Where the scalars of a run go."""
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None: ...
 
@@ -54,6 +54,24 @@ class JsonLines:
 
     def flush(self) -> None:
         """Nothing to do: every line is on disk."""
+
+
+class TensorBoard:
+    """Event files for TensorBoard, in a stage's folder."""
+
+    def __init__(self, folder: pathlib.Path):
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Adds the values of a step."""
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Writes what was added."""
+        self._writer.flush()
 
 
 def reported(path: pathlib.Path, step: int) -> dict[str, dict[str, float]]:

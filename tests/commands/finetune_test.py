@@ -17,7 +17,7 @@ import pytest
 
 from seqrecipes import configuration, evaluate, finetune
 from seqrecipes.config.finetuning import Finetuning
-from seqrecipes.data.tasks import import_tasks
+from seqrecipes.data.registry import import_tasks
 from seqrecipes.downstream.protocol import Protocol
 from seqrecipes.errors import UserError
 from seqrecipes.training import checkpoints
@@ -160,7 +160,8 @@ def test_a_dry_run_says_all_and_writes_nothing(folder: pathlib.Path, capsys: Any
         "dropped",
         "frozen ['token_embedding']",
         "24 examples to train on, 8 to select by f1 (en)",
-        "4 updates of 16 examples, 2 an epoch; peak 0.001, linear warm-up of 1, floor 0",
+        "4 updates of 16 examples, 2 an epoch; AdamW, linear schedule with peak 0.001, "
+        "linear warm-up of 1, floor 0",
         "seed 0: at step 0",
     ):
         assert words in text

@@ -231,19 +231,6 @@ def test_it_reads_and_writes_standard_streams_and_shows_no_bar_there(folders):
     assert done.stderr == b""
 
 
-def test_tensorflow_is_not_needed(folders, tmp_path):
-    (tmp_path / "in.txt").write_text("yes\n")
-    code = (
-        "import sys; sys.modules.update(tensorflow=None, seqio=None, tensorflow_datasets=None);"
-        "from seqrecipes import generate; sys.exit(generate.main(sys.argv[1:]))"
-    )
-    flags = [f"--checkpoint={folders['exported']}", f"--input={tmp_path / 'in.txt'}"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *flags, "--max_length=3"], capture_output=True, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr.decode()
-
-
 def test_ctrl_c_ends_it_with_130(folders, tmp_path, monkeypatch, capsys):
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

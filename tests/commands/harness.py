@@ -27,6 +27,8 @@ import orbax.checkpoint as ocp
 from seqrecipes import configuration
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# What no command needs.
+WITHOUT = ("tensorflow", "seqio", "tensorflow_datasets", "tensorflow_text", "clu")
 
 MACROS = {
     "VOCABULARY_SIZE": 1_000,
@@ -63,7 +65,7 @@ def arguments(model_dir: pathlib.Path, **macros: object) -> list[str]:
 def _server() -> Any:
     """The server, with this process's environment at the first call."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["seqio", "seqrecipes.report", "seqrecipes.runner"])
+    context.set_forkserver_preload(["seqrecipes.report", "seqrecipes.runner"])
     configuration.quiet_tensorflow()
     shared = os.environ.pop("JAX_COMPILATION_CACHE_DIR")  # each run keeps its own, as a user's does
     multiprocessing.forkserver.ensure_running()
@@ -78,6 +80,7 @@ def _train(arguments: list[str], devices: int, log: str) -> None:
     os.dup2(output, 2)
     os.chdir(ROOT)
     os.environ["XLA_FLAGS"] = xla_flags(devices)
+    sys.modules.update(dict.fromkeys(WITHOUT))
     sys.argv = ["seqrecipes.train", *arguments]
     try:
         runpy.run_module("seqrecipes.train", run_name="__main__", alter_sys=True)

@@ -137,11 +137,11 @@ def test_prepared_text_that_does_not_suit_is_refused(run, tmp_path, vocabulary, 
 def test_an_interrupted_pipeline_goes_on(run, tmp_path, monkeypatch):
     original, written = Preparation.write, []
 
-    def write(self, shard, records):
+    def write(self, shard):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(shard)
-        return original(self, shard, records)
+        return original(self, shard)
 
     monkeypatch.setattr(Preparation, "write", write)
     status, output = run()
@@ -150,7 +150,7 @@ def test_an_interrupted_pipeline_goes_on(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         Preparation,
         "write",
-        lambda self, shard, records: written.append(shard) or original(self, shard, records),
+        lambda self, shard: written.append(shard) or original(self, shard),
     )
     assert run()[0] == 0
     (folder,) = (p for p in (tmp_path / "out").iterdir() if p.is_dir())
@@ -174,8 +174,6 @@ def test_the_pipeline_has_one_end(run, monkeypatch):
     made = {name for leaf in leaves for name in leaf.outputs.values()}
     used = {name for leaf in leaves for name in leaf.inputs.values()}
     assert len(made - used) == 1
-    labels = {t.unique_name for t in proto.components.transforms.values()}
-    assert {"train", "validation"} <= labels
 
 
 def test_a_pipeline_in_which_nothing_happens_is_ended(run, tmp_path, monkeypatch):
@@ -187,10 +185,10 @@ def test_a_pipeline_in_which_nothing_happens_is_ended(run, tmp_path, monkeypatch
     original, waiting = Preparation.write, threading.Event()
     kill, signals = signal.pthread_kill, []
 
-    def hangs(self, shard, records):
+    def hangs(self, shard):
         if shard == ("train", 1):
             waiting.wait(60)
-        return original(self, shard, records)
+        return original(self, shard)
 
     def lost_at_first(*args):  # as Python drops an interruption in a callback of its collector
         signals.append(args)

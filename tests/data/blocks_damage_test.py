@@ -68,12 +68,12 @@ def test_text_that_changes_while_it_is_packed_is_refused(configured, tmp_path, m
     path.write_text("".join(f"the river rises {i}\n" for i in range(60)))
     gin.bind_parameter("TextFiles.files", {"en": str(path.parent)})
     task = get_task("text", "mlm")
-    before = task.source.corpus.fingerprint()
+    before = task.corpus.fingerprint()
 
-    def records(self, split, shards):
+    def records(self, split, *shard):
         if split == "validation":
             path.write_text("".join(f"the river falls {i}\n" for i in range(60)))
-        return original(self, split, shards)
+        return original(self, split, *shard)
 
     monkeypatch.setattr(PretrainingTask, "records", records)
     with pytest.raises(UserError, match=r"en\.txt': changed while it was read; leave the text"):
@@ -82,8 +82,8 @@ def test_text_that_changes_while_it_is_packed_is_refused(configured, tmp_path, m
     monkeypatch.undo()
     blocks = prepare_blocks(task, 20, tmp_path)
     assert blocks.manifest["corpus_fingerprint"] != before
-    assert blocks.manifest["corpus_fingerprint"] == task.source.corpus.fingerprint()
-    rises = task.vocabulary.encode("rises")
+    assert blocks.manifest["corpus_fingerprint"] == task.corpus.fingerprint()
+    rises = task.vocabulary.tokenizer.encode("rises")
     found = [blocks.record("train", 0, n)[1][0].tolist() for n in range(blocks.counts("train")[0])]
     assert not any(set(rises) <= set(ids) for ids in found)
 
@@ -95,12 +95,12 @@ def test_checksums_of_the_text_are_kept_beside_what_is_packed(configured, tmp_pa
     gin.bind_parameter("TextFiles.files", {"en": str(path.parent)})
     task = get_task("text", "mlm")
     folder = prepare_blocks(task, 20, tmp_path).folder
-    fingerprint = task.source.corpus.fingerprint()
+    fingerprint = task.corpus.fingerprint()
 
     monkeypatch.setattr(contents, "_KNOWN", {})  # as in another process
     monkeypatch.setattr(contents, "Hashing", None)  # not to be read
     assert prepare_blocks(task, 20, tmp_path).folder == folder
-    assert task.source.corpus.fingerprint() == fingerprint
+    assert task.corpus.fingerprint() == fingerprint
     monkeypatch.undo()
     monkeypatch.setattr(contents, "_KNOWN", {})
     os.utime(path, ns=(1, 1))  # read again, and the same

@@ -32,8 +32,8 @@ def vocabulary(tmp_path_factory):
 @pytest.mark.parametrize("language", WORDS)
 def test_words_with_joiners_come_back_as_one_word(vocabulary, language):
     for word in WORDS[language]:
-        ids = vocabulary.encode(f"{word} 1")
-        assert vocabulary.decode(ids) == f"{word} 1"
+        ids = vocabulary.tokenizer.encode(f"{word} 1")
+        assert vocabulary.tokenizer.decode(ids) == f"{word} 1"
         assert [p[:1] for p in vocabulary.tokenizer.id_to_piece(ids)].count("▁") == 2
 
 

@@ -72,17 +72,20 @@ def noise_by_hand(seed, epoch, language, shard, block):
 def packed_by_hand(task, payload, language):
     """The segments of the records of a language, from its text; the sample has one shard each."""
     vocabulary, records = task.vocabulary, []
-    documents = list(task.source.corpus.documents(language, "train", 0))
+    documents = list(task.corpus.documents(language, "train", 0))
     if task.objective.reads == "translations":
-        return [tuple(vocabulary.encode(side)[:payload] for side in pair) for pair in documents]
+        return [
+            tuple(vocabulary.tokenizer.encode(side)[:payload] for side in pair)
+            for pair in documents
+        ]
     if task.objective.reads == "adjacent":
-        for tokens in map(vocabulary.encode, documents):
+        for tokens in map(vocabulary.tokenizer.encode, documents):
             pieces = [tokens[i : i + 2 * payload] for i in range(0, len(tokens), 2 * payload)]
             halves = [(p[: (len(p) + 1) // 2], p[(len(p) + 1) // 2 :]) for p in pieces]
             records += [pair for pair in halves if pair[1]]
         return records
     joined: list[int] = []
-    for tokens in map(vocabulary.encode, documents):
+    for tokens in map(vocabulary.tokenizer.encode, documents):
         if joined and 0 < len(joined) % payload < payload - 1:
             joined.append(vocabulary.doc_id)
         joined += tokens

@@ -168,10 +168,12 @@ def test_denoised_spans_are_poisson(prepared_text):
 
 def test_packing_keeps_every_token_and_pads_little(prepared_text):
     task, blocks = prepared_text("mlm")
-    corpus, vocabulary = task.source.corpus, task.vocabulary
+    corpus, vocabulary = task.corpus, task.vocabulary
     short = total = 0
     for i, language in enumerate(blocks.languages):
-        documents = [vocabulary.encode(d) for d in all_documents(corpus, language, "train")]
+        documents = [
+            vocabulary.tokenizer.encode(d) for d in all_documents(corpus, language, "train")
+        ]
         documents = [d for d in documents if d]
         size = int(blocks.counts("train")[i])
         found = [blocks.record("train", i, b)[1][0].tolist() for b in range(size)]

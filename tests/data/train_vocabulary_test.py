@@ -26,7 +26,7 @@ def test_trains_on_the_sample_and_shows_how_it_fits(tmp_path, capsys):
     vocabulary = Vocabulary(str(tmp_path / "spm.model"))
     assert vocabulary.size == 2000
     documents = list(SampleCorpus().documents("en", "train", 0))
-    ids = [i for document in documents for i in vocabulary.encode(document)]
+    ids = [i for document in documents for i in vocabulary.tokenizer.encode(document)]
     characters = sum(map(len, documents)) / len(ids)
     (english,) = [row for row in table if row[:1] == ["en"]]
     assert english == [

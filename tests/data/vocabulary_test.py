@@ -32,9 +32,8 @@ def test_layout(sentinels, tmp_path):
     assert vocabulary.specials == Specials(
         0, 1, 2, 3, mask=28, doc=29, vocab_size=30 + sentinels, sentinels=sentinels
     )
-    assert (vocabulary.bos_id, vocabulary.pad_id, vocabulary.eos_id) == (0, 1, 2)
-    assert (vocabulary.unk_id, vocabulary.mask_id, vocabulary.doc_id) == (3, 28, 29)
-    assert vocabulary.size == vocabulary.vocab_size == 30 + sentinels
+    assert (vocabulary.pad_id, vocabulary.mask_id, vocabulary.doc_id) == (1, 28, 29)
+    assert vocabulary.size == 30 + sentinels
     assert vocabulary.sentinels == sentinels
     pieces, controls = pieces_of(path)
     assert pieces[:4] == ["<s>", "<pad>", "</s>", "<unk>"]
@@ -48,7 +47,9 @@ def test_sentinels_leave_the_other_pieces_as_they_are(tmp_path):
     more = train_vocabulary(texts(), 35, tmp_path / "more", sentinels=5)
     assert pieces_of(plain)[0] == pieces_of(more)[0][:30]
     sentence = " ".join(WORDS)
-    assert Vocabulary(str(plain)).encode(sentence) == Vocabulary(str(more)).encode(sentence)
+    assert Vocabulary(str(plain)).tokenizer.encode(sentence) == Vocabulary(
+        str(more)
+    ).tokenizer.encode(sentence)
 
 
 def test_scores_add_up_exactly_in_single_precision(vocabulary):
@@ -62,12 +63,11 @@ def test_scores_add_up_exactly_in_single_precision(vocabulary):
 
 def test_round_trip(vocabulary):
     text = "The river rises every spring when the snow melts."
-    assert vocabulary.decode(vocabulary.encode(text)) == text
-    assert vocabulary.encode_tf(text).numpy().tolist() == vocabulary.encode(text)
+    assert vocabulary.tokenizer.decode(vocabulary.tokenizer.encode(text)) == text
 
 
 def test_special_tokens_in_text_stay_text(vocabulary):
-    ids = vocabulary.encode("a <mask> b [DOC] c <s> d </s> e <pad> f <sentinel_0>")
+    ids = vocabulary.tokenizer.encode("a <mask> b [DOC] c <s> d </s> e <pad> f <sentinel_0>")
     assert vocabulary.sentinels
     assert not set(ids) & {0, 1, 2, *range(vocabulary.mask_id, vocabulary.size)}
 
@@ -81,9 +81,9 @@ def test_training_is_deterministic(tmp_path):
 
 def test_byte_fallback_leaves_nothing_unknown(tmp_path):
     path = train_vocabulary(texts(), 286, tmp_path, byte_fallback=True)
-    assert 3 not in Vocabulary(str(path)).encode("Привет")
+    assert 3 not in Vocabulary(str(path)).tokenizer.encode("Привет")
     path = train_vocabulary(texts(), 30, tmp_path / "plain")
-    assert 3 in Vocabulary(str(path)).encode("Привет")
+    assert 3 in Vocabulary(str(path)).tokenizer.encode("Привет")
 
 
 def test_sizes_that_do_not_fit_are_refused_with_the_limit(tmp_path):

@@ -105,7 +105,7 @@ def test_a_block_is_run_or_says_why_not() -> None:
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.is_gin and b.mode == "run"], ids=str)
 def test_gin_that_is_printed_can_be_read(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
-    for room in ("corpora.text_files", "corpora.parallel_files", "corpora.tfds_text"):
+    for room in ("corpora.text_files", "corpora.parallel_files", "seqio.tfds_text"):
         importlib.import_module(f"seqrecipes.data.{room}")
     importlib.import_module("seqrecipes.data.labelled.local_files")
     importlib.import_module("seqrecipes.runner")

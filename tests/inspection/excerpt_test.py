@@ -7,12 +7,12 @@ import itertools
 
 import numpy as np
 import pytest
-import seqio
 
 from seqrecipes.data.corpora.corpus import BadRecord
 from seqrecipes.data.corpora.sample import SampleCorpus, SampleParallel
 from seqrecipes.data.objectives import OBJECTIVES, Mlm
 from seqrecipes.data.objectives.base import example_index
+from seqrecipes.data.seqio.tasks import SeqioTask
 from seqrecipes.data.tasks import PretrainingTask
 from seqrecipes.errors import UserError
 from seqrecipes.inspection.excerpt import PreparedExcerpt, RawExcerpt, choose_languages, spread
@@ -75,7 +75,7 @@ def test_examples_are_those_of_the_task(sample_task, objective, split):
         trace(task.objective, *record, excerpt.specials, seed=3, epoch=0).example
         for record in everything(excerpt)
     ]
-    dataset = seqio.get_mixture_or_task(task.name).get_dataset(
+    dataset = SeqioTask(task).get_dataset(
         {"encoder_input_tokens": LENGTH}, split, shuffle=False, seed=3
     )
     expected = list(dataset.as_numpy_iterator())

@@ -374,8 +374,6 @@ def _import_all() -> None:
     """All libraries, for all copies of this process."""
     import pkgutil
 
-    import seqio  # noqa: F401
-
     import seqrecipes
 
     for module in pkgutil.walk_packages(seqrecipes.__path__, "seqrecipes."):

@@ -51,7 +51,6 @@ CHECKPOINT_EVERY = 3
 LOG_EVERY = 1
 VALIDATE_EVERY = 4
 EXPORT_HF = True
-Stage.model_overrides = {'encoder_layers': 2, 'hidden_size': 64, 'mlp_size': 128}
 """
 TUNED = """
 BATCH_SIZE = 8
@@ -68,7 +67,9 @@ LOG_EVERY = 1
 """
 # A set of each kind of labels: classes of pairs, of words, of both, and texts.
 SETS = ("xnli", "udpos", "xsid", "scitldr")
-NUMBERS = re.compile(r"checkpoints/|metrics\.jsonl|ledger\.json|\.safetensors|spm\.model|/data/")
+NUMBERS = re.compile(
+    r"checkpoints/|metrics\.jsonl|ledger\.json|\.safetensors|spm\.model|(^|/)data/blocks"
+)
 
 
 @dataclasses.dataclass(frozen=True)

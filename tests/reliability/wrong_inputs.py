@@ -134,8 +134,6 @@ def preload() -> None:
 
     configuration.quiet_tensorflow()
     for module in (
-        "seqio",
-        "tensorflow",
         "seqrecipes.runner",
         "seqrecipes.downstream.runs",
         "seqrecipes.downstream.evaluation",

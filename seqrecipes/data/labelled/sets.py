@@ -21,7 +21,7 @@ from seqrecipes.data.labelled.records import (
     Record,
     labels_of,
 )
-from seqrecipes.data.labelled.tfds_sets import LabelledTfds, TfdsSet
+from seqrecipes.data.seqio.tfds_sets import LabelledTfds, TfdsSet
 from seqrecipes.errors import UserError
 
 log = logging.getLogger(__name__)

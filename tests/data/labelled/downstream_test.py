@@ -8,7 +8,9 @@ import seqio
 
 import tasks.downstream
 from seqrecipes.data.labelled.examples import read
-from seqrecipes.data.labelled.registry import get_set, task_name
+from seqrecipes.data.labelled.registry import get_set
+from seqrecipes.data.seqio.labelled import task_name
+from seqrecipes.data.seqio.registration import register
 from tests.data.labelled.little import PAIRS, PARSE, SLOTS, SUMS, TAGS, write_file
 
 SETS = {s.name: s for s in tasks.downstream.SETS}
@@ -46,6 +48,7 @@ def test_sets_and_languages():
 
 
 def test_every_language_has_a_task_and_every_set_its_mixtures():
+    register()
     for labelled_set in SETS.values():
         names = {task_name(labelled_set, language) for language in labelled_set.languages}
         assert names <= set(seqio.TaskRegistry.names())

@@ -10,9 +10,10 @@ import gin
 import pytest
 import tensorflow_datasets as tfds
 
-from seqrecipes.data.labelled import layouts, tfds_sets
+from seqrecipes.data.labelled import layouts
 from seqrecipes.data.labelled.records import Record
 from seqrecipes.data.labelled.sets import LabelledSet
+from seqrecipes.data.seqio import tfds_sets
 from seqrecipes.errors import UserError
 
 

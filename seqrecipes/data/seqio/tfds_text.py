@@ -154,14 +154,14 @@ class TfdsText:
 
     def _split(self, language: str, split: Split) -> tuple[Any, Any]:
         """The builder of a language's dataset and its SplitInfo."""
-        import tensorflow_datasets as tfds
-
         field, name = f"{self.name}[{language!r}]", (self.datasets or {}).get(language)
         if name is None:
             raise UserError(field, name, f"choose one of {', '.join(self.languages)}.")
         if name not in self._builders:
             self._builders[name] = open_builder(self.name, field, name, self.data_dir)
         builder = self._builders[name]
+        import tensorflow_datasets as tfds
+
         features, text = builder.info.features.items(), tfds.features.Text
         fields = sorted(key for key, feature in features if isinstance(feature, text))
         if self.text_field not in fields:
@@ -294,8 +294,12 @@ def open_builder(corpus: str, field: str, name: str, data_dir: str | None) -> An
     Raises:
       UserError: it is not; says where it was looked for and how to make it.
     """
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
+    try:
+        import tensorflow as tf
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        remedy = f"{error}; install it with pip install 'seqrecipes[data]'"
+        raise UserError(field, name, remedy) from error
     from google.protobuf.json_format import ParseError
 
     folder = os.path.expanduser(data_dir) if data_dir else tfds.core.constants.DATA_DIR

@@ -7,6 +7,7 @@ import pytest
 import seqio
 
 from seqrecipes.data.objectives import OBJECTIVES
+from seqrecipes.data.seqio.vocabulary import SeqioVocabulary
 from seqrecipes.data.stream import validation_stream
 from seqrecipes.data.tasks import get_task
 from seqrecipes.errors import UserError
@@ -40,7 +41,7 @@ def test_seed_fixes_the_noise_and_none_is_zero(configured):
 
 def test_shards_keep_their_noise(configured):
     whole = read("sample.span_drop", split="validation", seed=1)
-    task = get_task("sample", "span_drop")
+    task = seqio.get_mixture_or_task("sample.span_drop")
     assert task.source.list_shards("train")[1:3] == ("de-00000", "en-00000")
     shards = [
         read("sample.span_drop", split="validation", seed=1, shard_info=seqio.ShardInfo(i, 5))
@@ -52,7 +53,7 @@ def test_shards_keep_their_noise(configured):
 
 
 def test_shuffling_keeps_the_examples(configured):
-    task = get_task("sample", "mlm")
+    task = seqio.get_mixture_or_task("sample.mlm")
     shuffled = task.get_dataset(LENGTHS, "validation", seed=1).as_numpy_iterator()
     ordered = read("sample.mlm", split="validation", seed=1)
     key = "masked_targets"
@@ -72,6 +73,15 @@ def test_tasks_can_be_mixed(configured):
         seqio.MixtureRegistry.remove(name)
 
 
+def test_the_vocabulary_is_seqios(vocabulary):
+    text, ours = "The river rises every spring.", SeqioVocabulary(vocabulary)
+    ids = vocabulary.tokenizer.encode(text)
+    assert ours.encode(text) == ours.encode_tf(text).numpy().tolist() == ids
+    assert ours.decode(ids) == text
+    assert (ours.bos_id, ours.pad_id, ours.eos_id, ours.unk_id) == (0, 1, 2, 3)
+    assert ours.vocab_size == vocabulary.size
+
+
 def test_unknown_names_are_refused_with_the_known_ones(configured):
     with pytest.raises(UserError, match=r"corpus = 'wikis': choose one of mc4, parallel, sample, "):
         get_task("wikis", "mlm")
@@ -83,4 +93,6 @@ def test_unknown_names_are_refused_with_the_known_ones(configured):
 
 def test_sequences_too_short_for_a_token_are_refused(configured):
     with pytest.raises(UserError, match="sequence_length = 0: is too short"):
-        get_task("sample", "mlm").get_dataset({"encoder_input_tokens": 2}, "validation")
+        seqio.get_mixture_or_task("sample.mlm").get_dataset(
+            {"encoder_input_tokens": 2}, "validation"
+        )

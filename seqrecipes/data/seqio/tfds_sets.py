@@ -1,6 +1,6 @@
 """Labelled sets that TensorFlow Datasets (TFDS) prepared.
 
-As with text (`corpora.tfds_text`), nothing is downloaded here: what is not there is an error that
+As with text (`tfds_text`), nothing is downloaded here: what is not there is an error that
 says how to build it.
 """
 
@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import gin
 
 from seqrecipes.config.check import check_fields
-from seqrecipes.data.corpora.tfds_text import open_builder
 from seqrecipes.data.labelled.records import SOURCE_LANGUAGE, LabelledSplit, Record
+from seqrecipes.data.seqio.tfds_text import open_builder
 from seqrecipes.errors import UserError
 
 Example = Mapping[str, Any]
@@ -60,8 +60,6 @@ class TfdsSet:
         Raises:
           UserError: the dataset is not there, or has no such split.
         """
-        import tensorflow_datasets as tfds
-
         part = self.part(language, split)
         field = f"{name}[{language!r}]"
         builder = open_builder("LabelledTfds", field, part.dataset, LabelledTfds().data_dir)
@@ -69,6 +67,8 @@ class TfdsSet:
             known = ", ".join(sorted(builder.info.splits)) or "none"
             remedy = f"it has no split {part.split!r}; its splits: {known}."
             raise UserError(field, part.dataset, remedy)
+        import tensorflow_datasets as tfds
+
         dataset = builder.as_dataset(split=part.split, shuffle_files=False)
         for number, example in enumerate(tfds.as_numpy(dataset)):
             where = f"{builder.info.full_name}:{part.split}[{number}]"

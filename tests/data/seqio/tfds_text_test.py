@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import naming, splits
 
 from seqrecipes.data.corpora.corpus import BadRecord, all_documents
-from seqrecipes.data.corpora.tfds_text import LANGUAGES, TfdsText, mc4, wiki
+from seqrecipes.data.seqio.tfds_text import LANGUAGES, TfdsText, mc4, wiki
 from seqrecipes.errors import UserError
 
 Shards = Sequence[Sequence[str | bytes]]
@@ -96,7 +96,7 @@ class LittleTexts(tfds.core.GeneratorBasedBuilder):
 @pytest.fixture
 def nothing_held_out(monkeypatch):
     """Of texts so small some would be read for the other split."""
-    monkeypatch.setattr("seqrecipes.data.corpora.tfds_text.exact_limit", lambda records, every: 0)
+    monkeypatch.setattr("seqrecipes.data.seqio.tfds_text.exact_limit", lambda records, every: 0)
 
 
 @pytest.fixture(autouse=True)
@@ -384,8 +384,19 @@ def test_a_corpus_in_use_can_be_sent_to_other_processes(tmp_path: Path) -> None:
 
 
 def test_importing_the_corpus_leaves_tensorflow_alone() -> None:
-    code = "import sys, seqrecipes.data.corpora.tfds_text; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, seqrecipes.data.seqio.tfds_text; sys.exit('tensorflow' in sys.modules)"
     root = Path(__file__).parents[3]
     assert (
         subprocess.run([sys.executable, "-c", code], cwd=root, env={**os.environ}).returncode == 0
     )
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "tensorflow_datasets"])
+def test_where_tfds_is_not_installed_the_extra_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path, WIKI_DE, {"train": numbered(3)})
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=r"pip install 'seqrecipes\[data\]'") as caught:
+        wiki(["de"], data_dir=str(tmp_path)).shards("de", "train")
+    assert caught.value.field == "wiki['de']"
