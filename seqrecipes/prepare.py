@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--runner",
         type=flags_of.name,
-        default="DirectRunner",
-        help="Beam's: DataflowRunner, FlinkRunner, SparkRunner, ... (default: %(default)s)",
+        help="Beam's: DirectRunner, DataflowRunner, FlinkRunner, ...; without one this process "
+        "does the work, with --pipeline_option alone DirectRunner",
     )
     parser.add_argument(
         "--pipeline_option",
@@ -82,7 +82,7 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     logging.basicConfig(format="%(message)s")
     corpus_flags.configure(flags, flags.corpus, bindings, flags.vocabulary)
     from seqrecipes.data.objectives.base import check_sentinels
-    from seqrecipes.data.preparation import Preparation
+    from seqrecipes.data.preparation import Preparation, complete
     from seqrecipes.data.tasks import get_task
 
     task = get_task(flags.corpus, flags.objective)
@@ -94,10 +94,17 @@ def _run(flags: argparse.Namespace, bindings: list[str]) -> None:
     if flags.verify:
         _verify(preparation)
         return
+    if flags.pipeline_option:
+        flags.runner = flags.runner or "DirectRunner"
+    if not flags.runner and "://" in flags.output:
+        raise UserError("--output", flags.output, "is written by Beam: add --runner=DirectRunner")
     print(_plan(preparation, flags))
-    beam = _import_beam()
-    options = beam.pipeline_options(flags.runner, flags.pipeline_option)
-    beam.run(preparation, options, flags.tasks, flags.dry_run)
+    if flags.runner:
+        beam = _import_beam()
+        options = beam.pipeline_options(flags.runner, flags.pipeline_option)
+        beam.run(preparation, options, flags.tasks, flags.dry_run)
+    elif not flags.dry_run:
+        complete(preparation)
     if flags.dry_run:
         print("dry run: nothing was written")
         return
@@ -130,7 +137,7 @@ def _plan(preparation: Preparation, flags: argparse.Namespace) -> str:
     return (
         f"{flags.corpus}: {len(languages)} languages ({', '.join(languages)}), {shards} shards, "
         f"{shards - missing} of them done\n"
-        f"into {preparation.folder} with {flags.runner}"
+        f"into {preparation.folder} {f'with {flags.runner}' if flags.runner else 'in this process'}"
     )
 
 

@@ -71,13 +71,22 @@ def prepare_blocks(
       UserError: the corpus or the vocabulary cannot be used, or there is no training text.
     """
     preparation = Preparation.of(task, payload, cache_dir)
+    complete(preparation)
+    return Blocks(preparation.folder)
+
+
+def complete(preparation: Preparation) -> None:
+    """Writes in this process what is missing of a preparation; one process at a time does so.
+
+    Raises:
+      UserError: as `prepare_blocks`.
+    """
     preparation.folder.mkdir(parents=True, exist_ok=True)
     remember_text(preparation.task, preparation.folder.parent)
     with _locked(preparation.folder.with_suffix(".lock")):
         missing = preparation.missing()
         if missing or not preparation.complete:
             _write_all(preparation, missing)
-    return Blocks(preparation.folder)
 
 
 def remember_text(task: PretrainingTask, folder: epath.Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import signal
+import sys
 import threading
 import time
 
@@ -48,11 +50,12 @@ def text(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, vocabulary, text, capsys):
-    def command(*extra: str, files: bool = True) -> tuple[int, str]:
+    def command(*extra: str, files: bool = True, beam: bool = True) -> tuple[int, str]:
         flags = [f"--files={x}={text}/{x}" for x in ("en", "ja")] if files else []
         flags += [f"--vocabulary={vocabulary}", f"--output={tmp_path}/out", "--sequence_length=32"]
         bindings = ["--gin.TextFiles.shard_bytes=2000", "--gin.TextFiles.validation_every=5"]
         gin.clear_config()
+        flags += ["--runner=DirectRunner"] if beam else []
         status = prepare.main(["--corpus=text", *flags, *bindings, *extra])
         captured = capsys.readouterr()
         return status, captured.out + captured.err
@@ -60,9 +63,14 @@ def run(tmp_path, vocabulary, text, capsys):
     return command
 
 
-def test_beam_writes_what_training_would(run, tmp_path):
+@pytest.mark.parametrize("with_beam", [True, False])
+def test_it_writes_what_training_would(run, tmp_path, monkeypatch, with_beam):
+    if not with_beam:
+        monkeypatch.setitem(sys.modules, "apache_beam", None)
+    run = functools.partial(run, beam=with_beam)
     status, output = run("--dry_run")
     assert status == 0 and "nothing was written" in output and not (tmp_path / "out").exists()
+    assert ("with DirectRunner" if with_beam else "in this process") in output
 
     status, output = run()
     assert status == 0, output

@@ -71,6 +71,10 @@ class FileCorpus(abc.ABC):
     _shards: dict[str, dict[str, list[list[Unit]]]] = dataclasses.field(
         init=False, repr=False, compare=False
     )
+    # Found by reading a language once, and needed for both splits.
+    _limits: dict[str, int] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -184,6 +188,11 @@ class FileCorpus(abc.ABC):
 
     def _limit(self, language: str) -> int:
         """Below it lie the hashes of documents that are for validation."""
+        if language not in self._limits:
+            self._limits[language] = self._find_limit(language)
+        return self._limits[language]
+
+    def _find_limit(self, language: str) -> int:
         units = [unit for shard in self._units_of(language, "train") for unit in shard]
         if sum(file.size for unit in units for file in unit) > SMALL_BYTES:
             return hold_out_limit(self.validation_every)
