@@ -40,7 +40,7 @@ MACROS = {
     "WARMUP_STEPS": 3,
     "PEAK": 1e-3,
     "CHECKPOINT_EVERY": 7,
-    "Checkpointing.keep_every": 14,
+    "Checkpointing.keep_every": 7,
     "LOG_EVERY": 5,
     "VALIDATE_EVERY": 10,
     "Recipe.validation_examples": 16,
