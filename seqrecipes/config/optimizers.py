@@ -21,7 +21,7 @@ Momentum = Annotated[float, Range(0, below=1)]
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """What all optimizers have: a learning-rate schedule, clipping, decay, rates by parameter.
+    """Base class: learning-rate schedule, clipping, weight decay, rates by parameter.
 
     After the warm-up of W updates the learning rate of update t of T is
 

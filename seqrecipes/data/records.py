@@ -57,7 +57,7 @@ def tokenize(
         problems = []
         for document in documents:
             if isinstance(document, BadRecord):
-                problems.append(f"{document.where}: {document.problem}")
+                problems.append(str(document))
                 texts += [""] * sides
                 continue
             problems.append("")

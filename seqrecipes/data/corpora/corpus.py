@@ -47,6 +47,9 @@ class BadRecord:
     where: str
     problem: str
 
+    def __str__(self) -> str:
+        return f"{self.where}: {self.problem}"
+
     def error(self) -> UserError:
         """The same as an error."""
         return UserError(self.field, self.where, self.problem)

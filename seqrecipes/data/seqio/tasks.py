@@ -63,7 +63,7 @@ class CorpusSource(seqio.DataSource):
                     bad = [d if isinstance(d, BadRecord) else None for d in batch]
                     yield {
                         "text": [nothing if b else d for d, b in zip(batch, bad, strict=True)],
-                        "problem": [f"{b.where}: {b.problem}" if b else "" for b in bad],
+                        "problem": [str(b) if b else "" for b in bad],
                         "language": [language] * len(batch),
                         "shard": [shard] * len(batch),
                     }

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -381,14 +379,6 @@ def test_a_corpus_in_use_can_be_sent_to_other_processes(tmp_path: Path) -> None:
     documents = list(corpus.documents("de", "train", 0))
     copy = pickle.loads(pickle.dumps(corpus))
     assert copy == corpus and list(copy.documents("de", "train", 0)) == documents
-
-
-def test_importing_the_corpus_leaves_tensorflow_alone() -> None:
-    code = "import sys, seqrecipes.data.seqio.tfds_text; sys.exit('tensorflow' in sys.modules)"
-    root = Path(__file__).parents[3]
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=root, env={**os.environ}).returncode == 0
-    )
 
 
 @pytest.mark.parametrize("name", ["tensorflow", "tensorflow_datasets"])
